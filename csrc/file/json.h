@@ -1,0 +1,42 @@
+/* json.h: a minimal bounded JSON reader for file headers.
+ *
+ * Parses a whole text into a flat array of nodes (no recursion deeper than
+ * CR_JSON_DEPTH, no more nodes than bytes). Strings are unescaped into storage
+ * that the document owns. Numbers are doubles, with a flag for exact integers.
+ * Trailing bytes other than spaces are refused.
+ */
+#ifndef CR_JSON_H
+#define CR_JSON_H
+
+#include "base/base.h"
+
+#define CR_JSON_DEPTH 64
+
+typedef enum cr_json_kind {
+    CR_JSON_NULL, CR_JSON_FALSE, CR_JSON_TRUE, CR_JSON_NUMBER,
+    CR_JSON_STRING, CR_JSON_ARRAY, CR_JSON_OBJECT
+} cr_json_kind;
+
+typedef struct cr_json_node {
+    cr_json_kind kind;
+    const char *key;   /* member name inside an object, terminated; else NULL */
+    const char *text;  /* strings: unescaped, terminated; length below */
+    size_t length;     /* bytes of text, or children of an array or object */
+    double number;
+    bool integer;      /* number is an integer that int64 holds: see `value` */
+    int64_t value;
+    size_t next;       /* index of the next sibling, 0 = none */
+    size_t child;      /* index of the first child, 0 = none */
+} cr_json_node;
+
+typedef struct cr_json cr_json;
+
+int cr_json_parse(cr_json **out, const char *text, size_t size);
+void cr_json_free(cr_json *document);
+const cr_json_node *cr_json_root(const cr_json *document);
+const cr_json_node *cr_json_first(const cr_json *document, const cr_json_node *parent); /* or NULL */
+const cr_json_node *cr_json_next(const cr_json *document, const cr_json_node *node);    /* or NULL */
+const cr_json_node *cr_json_member(const cr_json *document, const cr_json_node *object,
+                                   const char *key); /* or NULL */
+
+#endif
