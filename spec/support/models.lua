@@ -1,0 +1,32 @@
+-- Where the real models lie that some specs need. scripts/fetch_model puts them there.
+local models = {}
+
+local function cache_folder()
+  local home = os.getenv("CRUCIBLE_HOME")
+  if home and home ~= "" then return home end
+  local cache = os.getenv("XDG_CACHE_HOME")
+  if not cache or cache == "" then cache = (os.getenv("HOME") or ".") .. "/.cache" end
+  return cache .. "/crucible"
+end
+
+local function find(name, file)
+  local path = cache_folder() .. "/models/" .. file
+  local handle = io.open(path, "rb")
+  if handle then
+    handle:close()
+    return path
+  end
+  if os.getenv("CRUCIBLE_REQUIRE_MODELS") == "1" then
+    error(("%s is not at %s: run scripts/fetch_model %s"):format(name, path, name), 0)
+  end
+  return nil
+end
+
+--- Path of SmolLM2-135M-Instruct (Q4_1), or nil when it was not fetched. With
+--- CRUCIBLE_REQUIRE_MODELS=1 its absence is an error instead.
+---@return string?
+function models.smollm2()
+  return find("smollm2-135m-instruct", "SmolLM2-135M-Instruct.Q4_1.gguf")
+end
+
+return models

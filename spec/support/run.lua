@@ -1,0 +1,2 @@
+-- Starts busted under the interpreter that runs this file, wherever its own launcher points.
+require "busted.runner" { standalone = false }
