@@ -23,8 +23,8 @@ int cr_pool_create(cr_pool **out, int threads);
 void cr_pool_free(cr_pool *pool);
 int cr_pool_threads(const cr_pool *pool);
 
-/* Runs all tasks and returns when they are done. The caller works too. A call
- * from inside a task runs its tasks in place. */
+/* Runs all tasks and returns when they are done. The caller works too. A task must
+ * not start another loop on its pool. */
 void cr_parallel_for(cr_pool *pool, size_t count, cr_task_fn function, void *argument);
 
 /* How many threads this process may use (quota, affinity), at least 1. */

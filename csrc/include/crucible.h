@@ -179,7 +179,7 @@ typedef struct cr_session_config {
     int threads;          /* 0 = cr_available_threads() */
     int micro_batch_tokens; /* activations are kept for at most about this many tokens
                                at a time; a longer batch runs in several pieces with the
-                               same result to rounding. 0 = default (2048) */
+                               same result to rounding. 0 = default (1024) */
     bool recompute;       /* keep only each layer's input and run it again in backward */
 } cr_session_config;
 
