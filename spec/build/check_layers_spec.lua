@@ -1,39 +1,28 @@
 -- scripts/check_layers.lua on folders with planted violations.
 
-local function run(root)
-  local pipe = assert(io.popen(("lua5.4 scripts/check_layers.lua '%s' 2>&1"):format(root)))
-  local output = pipe:read("a")
-  local _, _, status = pipe:close()
-  return output, status
-end
+local shell = require "spec.support.shell"
 
-local function write(path, text)
-  os.execute(("mkdir -p '%s'"):format(path:match("^(.*)/")))
-  local handle = assert(io.open(path, "wb"))
-  handle:write(text)
-  handle:close()
-end
+local function run(root) return shell.run("lua5.4 scripts/check_layers.lua " .. shell.quote(root)) end
 
 describe("scripts/check_layers.lua", function()
   local root
 
   before_each(function()
-    root = os.tmpname()
-    os.remove(root)
-    write(root .. "/csrc/base/base.c", '#include "base/base.h"\n')
+    root = shell.temporary_folder()
+    shell.write(root .. "/csrc/base/base.c", '#include "base/base.h"\n')
   end)
 
-  after_each(function() os.execute(("rm -rf '%s'"):format(root)) end)
+  after_each(function() shell.remove_tree(root) end)
 
   local function finds(path, text, expected)
-    write(root .. "/" .. path, text)
+    shell.write(root .. "/" .. path, text)
     local output, status = run(root)
     assert.equal(1, status)
     assert.truthy(output:find(path .. ":" .. expected, 1, true), ("expected %s in:\n%s"):format(expected, output))
   end
 
   local function accepts(path, text)
-    write(root .. "/" .. path, text)
+    shell.write(root .. "/" .. path, text)
     local output, status = run(root)
     assert.equal(0, status, output)
   end
@@ -44,7 +33,7 @@ describe("scripts/check_layers.lua", function()
   end)
 
   it("refuses a folder without sources", function()
-    os.execute(("rm -rf '%s/csrc'"):format(root))
+    shell.remove_tree(root .. "/csrc")
     local _, status = run(root)
     assert.equal(1, status)
   end)
