@@ -13,7 +13,8 @@ typedef struct cr_mapping {
     size_t size;
 } cr_mapping;
 
-/* Read-only mapping of a regular file; a folder or a device is refused. */
+/* Read-only mapping of a regular file; a folder or a device is refused. Cutting the file short
+ * while it is mapped makes later reads fault: replace files, never rewrite them in place. */
 int cr_map_file(cr_mapping *out, const char *path);
 void cr_unmap(cr_mapping *mapping);
 
@@ -21,9 +22,12 @@ void cr_unmap(cr_mapping *mapping);
  * beside the target; commit = fsync, rename, fsync of the folder. */
 typedef struct cr_writer cr_writer;
 int cr_writer_open(cr_writer **out, const char *path);
-int cr_write(cr_writer *writer, const void *bytes, size_t size);
+int cr_write(cr_writer *writer, const void *bytes, size_t size); /* a failure removes the temporary */
 int cr_writer_commit(cr_writer *writer);  /* closes it, success or not */
 void cr_writer_discard(cr_writer *writer); /* closes and removes the temporary file */
+
+/* One write at the end of the file, created when absent: lines of several processes do not mix. */
+int cr_append_file(const char *path, const void *bytes, size_t size);
 
 int cr_make_folder(const char *path);                 /* with parents; existing is fine */
 int cr_sync_folder(const char *path);
