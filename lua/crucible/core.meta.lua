@@ -1,11 +1,20 @@
 ---@meta crucible.core
--- The C module, as Lua sees it. Misuse raises; a failure of the world returns
--- nil, message, code, where code is one of "argument", "memory", "io", "format",
--- "unsupported", "not_found", "context_overflow", "cancelled".
--- Token ids are the model's own (from 0); everything else counts from 1.
+-- The C module, as Lua sees it: `require "crucible.core"`.
+--
+-- Errors. Misuse raises and says what was expected: a wrong type, an unknown field, a number out of
+-- its range, lists of lengths that do not fit each other, a closed handle ("session is closed"). A
+-- failure of the world returns nil, message, code, where code is one of "argument" (data the engine
+-- refuses, such as a token id outside the vocabulary), "memory", "io", "format", "unsupported",
+-- "not_found", "context_overflow", "cancelled"; a caller that cannot go on wraps the call in assert.
+--
+-- Counting. Token ids are the model's own (from 0); everything else counts from 1.
+--
+-- Handles (model, session, generation) hold memory that Lua's collector does not see: close them, or
+-- declare them `local session <close> = ...`. Closing twice is fine; a handle that is forgotten is
+-- closed when it is collected. tostring shows a handle's state. Tables are read raw.
 
 ---@class crucible.core
----@field _VERSION string
+---@field _VERSION string  "0.1.0"
 local core = {}
 
 --- Opens a .gguf file; the weights stay memory-mapped and quantised.
@@ -21,44 +30,53 @@ function core.kernel_name() end
 ---@return integer
 function core.available_threads() end
 
---- Names of the projections that can carry a LoRA branch, in order.
+--- Names of the projections that can carry a LoRA branch, in order: "q_proj" ... "down_proj".
 ---@return string[]
 function core.targets() end
 
----@class crucible.core.Model  close, __gc, __close, __tostring
+---@class crucible.core.Model  an open model file; read-only, shared by its sessions
 local Model = {}
 
---- family, name, quantisation, chat_template, layers, width, heads, kv_heads, head_size, ffn_width,
---- vocabulary, context, rope_base, norm_epsilon, tied_head, parameters, file_bytes.
+--- family, name, quantisation, chat_template (strings, perhaps empty), layers, width, heads, kv_heads,
+--- head_size, ffn_width, vocabulary, context, parameters, file_bytes (integers), rope_base,
+--- norm_epsilon (numbers), tied_head (boolean).
 ---@return table<string, string|number|boolean>
 function Model:info() end
 
----@return crucible.core.Tokenizer  keeps the model open
+--- The model's tokenizer, the same one every time. It keeps the model from being collected, but
+--- raises "model is closed" once the model was closed.
+---@return crucible.core.Tokenizer
 function Model:tokenizer() end
 
---- Creates a session: the model with one lora, its gradients and optimiser state.
+--- Creates a session: the model with one lora, its gradients and optimiser state. The model may be
+--- closed before the session. rank >= 1, alpha > 0, dropout in [0, 1), at least one target; seed
+--- (0) is any integer; threads 0 = available_threads(), at most 1024; micro_batch_tokens 0 = 2048.
 ---@param config { rank: integer, alpha: number, dropout: number, targets: string[], rslora: boolean?, seed: integer?, threads: integer?, micro_batch_tokens: integer?, recompute: boolean? }
 ---@return crucible.core.Session? session, string? message, string? code
 function Model:session(config) end
 
+--- Releases the model; its sessions stay usable, its tokenizer does not.
 function Model:close() end
 
----@class crucible.core.Tokenizer
+---@class crucible.core.Tokenizer  part of its model; has nothing to close
 local Tokenizer = {}
 
---- Token ids of any bytes. `parse_special`: the text of special tokens becomes their ids.
+--- Token ids of any bytes; no BOS or EOS is added. `parse_special`: the text of special tokens
+--- becomes their ids instead of ordinary text.
 ---@param text string
 ---@param parse_special boolean?
----@return integer[]
+---@return integer[]? ids, string? message, string? code
 function Tokenizer:encode(text, parse_special) end
 
+--- The bytes of the ids; special tokens as their text unless `skip_special`.
 ---@param ids integer[]
 ---@param skip_special boolean?
----@return string
+---@return string? text, string? message, string? code  "argument": an id outside the vocabulary
 function Tokenizer:decode(ids, skip_special) end
 
---- model, pretokenizer, size, bos?, eos?, pad?, unknown?, add_bos.
----@return table
+--- model ("gpt2"), pretokenizer, size (ids are 0 to size - 1), add_bos, and where the model has
+--- them bos, eos, pad, unknown (ids).
+---@return { model: string, pretokenizer: string, size: integer, add_bos: boolean, bos: integer?, eos: integer?, pad: integer?, unknown: integer? }
 function Tokenizer:info() end
 
 --- The id whose text is exactly `text`, or nil.
@@ -66,43 +84,51 @@ function Tokenizer:info() end
 ---@return integer?
 function Tokenizer:find(text) end
 
+--- Whether the id is a special token; false for an id outside the vocabulary.
 ---@param id integer
 ---@return boolean
 function Tokenizer:is_special(id) end
 
----@class crucible.core.Datum
+---@class crucible.core.Datum  other fields are ignored
 ---@field tokens integer[]
----@field targets integer[]?  without it tokens[2..n] are the targets of tokens[1..n-1]
+---@field targets integer[]?  as many as tokens; without it tokens[2..n] are the targets of tokens[1..n-1]
 ---@field weights number[]?   one a target; 0 = not supervised; without it all 1
 
----@class crucible.core.Session  close, __gc, __close, __tostring
+---@class crucible.core.Session  a model with one lora; keeps the model from being collected
 local Session = {}
 
---- Log-probabilities of the targets, one list per datum; NaN where the weight is 0.
+--- Log-probabilities of the targets, one list per datum; NaN where the weight is 0. No gradient,
+--- no dropout. `base`: without the lora.
 ---@param batch crucible.core.Datum[]
 ---@param options { base: boolean? }?
 ---@return number[][]? logprobs, string? message, string? code
 function Session:forward(batch, options) end
 
---- Cross-entropy and its gradients, accumulated. scale nil: mean over the supervised tokens of this call.
+--- Cross-entropy, scale · Σ weight · -log p, and its gradients, added to the session's. Without
+--- scale, the mean over the supervised tokens of this call. sum is unscaled; supervised counts the
+--- targets of weight other than 0, tokens the input positions. `logprobs`: as from forward, too.
 ---@param batch crucible.core.Datum[]
 ---@param options { scale: number?, logprobs: boolean? }?
 ---@return { loss: number, sum: number, supervised: integer, tokens: integer, logprobs: number[][]? }? result, string? message, string? code
 function Session:forward_backward(batch, options) end
 
---- Clip, AdamW, zero the gradients.
+--- Clips the gradients to max_grad_norm (1.0; 0 = never), updates by AdamW (beta1 0.9, beta2 0.999,
+--- eps 1e-8, weight_decay 0.01) and zeroes the gradients. skipped: a gradient was not finite, so
+--- nothing was updated. grad_norm is the norm before clipping.
 ---@param params { lr: number, beta1: number?, beta2: number?, eps: number?, weight_decay: number?, max_grad_norm: number? }
 ---@return { grad_norm: number, update_norm: number, skipped: boolean, step: integer }? result, string? message, string? code
 function Session:optim_step(params) end
 
+--- Forgets the gradients added so far.
 function Session:zero_gradients() end
 
---- Updates made so far; with an argument, sets it (resume).
+--- Updates made so far, which also key dropout; with an argument, sets it (resume).
 ---@param step integer?
 ---@return integer
 function Session:step(step) end
 
---- The trained matrices in order of depth.
+--- The trained matrices in order of depth, then projection, then A before B. Names are those of
+--- checkpoints and count layers from 0: layer 1 is "layers.0.self_attn.q_proj.lora_A".
 ---@return { name: string, layer: integer, target: string, rows: integer, columns: integer }[]
 function Session:parameters() end
 
@@ -112,7 +138,7 @@ function Session:parameters() end
 ---@return number[]
 function Session:read(name, which) end
 
---- Overwrites a matrix from a flat row-major list.
+--- Overwrites a matrix from a flat row-major list of finite numbers; a list that is refused changes nothing.
 ---@param name string
 ---@param values number[]
 ---@param which string?
@@ -124,23 +150,35 @@ function Session:write(name, values, which) end
 ---@return number
 function Session:norm(name, which) end
 
----@param path string  PEFT's adapter_model.safetensors
+--- Writes the lora as PEFT's adapter_model.safetensors.
+---@param path string
 ---@return true? ok, string? message, string? code
 function Session:save_lora(path) end
+
+--- Reads what save_lora or PEFT wrote; a failure leaves the session as it was.
+---@param path string
 ---@return true? ok, string? message, string? code
 function Session:load_lora(path) end
+
+--- Writes moments and step as safetensors, bit for bit.
+---@param path string
 ---@return true? ok, string? message, string? code
 function Session:save_optimizer(path) end
+
+--- Reads what save_optimizer wrote; a failure leaves the session as it was.
+---@param path string
 ---@return true? ok, string? message, string? code
 function Session:load_optimizer(path) end
 
---- Planned bytes by kind for rows of these lengths: weights_mapped, lora, activations, scratch.
+--- Bytes that a step over rows of these lengths (>= 1) will hold, before it runs.
 ---@param lengths integer[]
----@return table
+---@return { weights_mapped: integer, lora: integer, activations: integer, scratch: integer }? plan, string? message, string? code
 function Session:memory(lengths) end
 
---- Batched generation, one step at a time.
----@param prompts integer[][]
+--- Starts batched generation. temperature 0 = greedy; top_p in (0, 1], 1 = off; top_k 0 = off;
+--- max_tokens new tokens a prompt; a token of stop_ids ends its row and is left out; max_batch rows
+--- are decoded together, 0 = 16; base: without the lora.
+---@param prompts integer[][]  none empty
 ---@param params { temperature: number?, top_p: number?, top_k: integer?, max_tokens: integer?, seed: integer?, stop_ids: integer[]?, max_batch: integer?, base: boolean? }?
 ---@return crucible.core.Generation? generation, string? message, string? code
 function Session:generate(prompts, params) end
@@ -152,51 +190,102 @@ function Session:generate(prompts, params) end
 ---@return number[][]? scores, string? message, string? code
 function Session:score(prompts, continuations, options) end
 
---- Makes the running call return nil, message, "cancelled" at the next layer.
+--- Makes the running call return nil, message, "cancelled" at the next layer. A call blocks the Lua
+--- state it is made from, so this serves hosts that reach the session from another thread.
 function Session:cancel() end
+
+--- Releases the session; its generations can then only be closed.
 function Session:close() end
 
----@class crucible.core.Generation  close, __gc, __close; keeps its session
+---@class crucible.core.Generation  keeps its session from being collected
 local Generation = {}
 
---- Events of one step: { {prompt, token?, logprob, finish?}, ... }, finish = "stop" | "length"; nil at the end.
----@return { prompt: integer, token: integer?, logprob: number, finish: string? }[]? events, string? message, string? code
+--- Decodes one token of every active row: a list of events, or nil at the end. `prompt` counts from 1;
+--- token and logprob (under the model, before temperature and filters) are absent when a row ended
+--- without a further token; finish is "stop" or "length" in a row's last event.
+---@return { prompt: integer, token: integer?, logprob: number?, finish: string? }[]? events, string? message, string? code
 function Generation:step() end
 
---- Ends a row early.
+--- Ends a row early (a stop string was found); its place is free at the next step.
 ---@param prompt integer
+---@return true? ok, string? message, string? code
 function Generation:finish(prompt) end
+
+--- Releases the generation, finished or not.
 function Generation:close() end
 
---- Durable file operations (checkpoints): each returns true, or nil, message, code.
----@class crucible.core.fs
+---@class crucible.core.fs  durable files for checkpoints, and the few facts of the system that Lua does not tell
 core.fs = {}
+
 --- Writes a whole file: temporary name, fsync, rename, fsync of the folder.
+---@param path string
+---@param bytes string
+---@return true? ok, string? message, string? code
 function core.fs.write_file(path, bytes) end
+
+--- The content of a regular file.
+---@param path string
+---@return string? bytes, string? message, string? code
 function core.fs.read_file(path) end
---- Appends bytes to a file (one write call).
+
+--- Appends bytes in one write call; the file is created when absent.
+---@param path string
+---@param bytes string
+---@return true? ok, string? message, string? code
 function core.fs.append_file(path, bytes) end
+
+--- Makes a folder and its parents; an existing one is fine.
+---@param path string
+---@return true? ok, string? message, string? code
 function core.fs.make_folder(path) end
+
+--- Renames a file or folder, replacing a file, and syncs the folder it goes to.
+---@param from string
+---@param to string
+---@return true? ok, string? message, string? code
 function core.fs.rename(from, to) end
+
+--- Removes a file or a folder with all it holds; an absent one is fine. Links are not followed.
+---@param path string
+---@return true? ok, string? message, string? code
 function core.fs.remove_tree(path) end
+
+--- Makes renames and new names in a folder durable.
+---@param path string
+---@return true? ok, string? message, string? code
 function core.fs.sync_folder(path) end
---- Sorted names in a folder.
+
+--- Sorted names in a folder, without "." and "..".
+---@param path string
 ---@return string[]? names, string? message, string? code
 function core.fs.list(path) end
---- { folder: boolean, size: integer, modified: number }, or nil when absent.
+
+--- What stands at a path, or nil alone when nothing does. modified: seconds since 1970.
+---@param path string
+---@return { folder: boolean, size: integer, modified: number }? status, string? message, string? code
 function core.fs.stat(path) end
+
+--- SHA-256 of bytes, or of a file's content with { file = path }, in hexadecimal.
+---@param bytes_or_table string|{ file: string }
+---@return string? digest, string? message, string? code
+function core.fs.sha256(bytes_or_table) end
+
 --- Seconds from a clock that only moves forward, with sub-microsecond steps.
 ---@return number
 function core.fs.clock() end
---- n random bytes from the system's source.
----@return string
+
+--- n (at most 1048576) random bytes from the system's source.
+---@param n integer
+---@return string? bytes, string? message, string? code
 function core.fs.random_bytes(n) end
+
 --- true when the stream ("stdout" or "stderr") is a terminal.
+---@param stream string
+---@return boolean
 function core.fs.is_terminal(stream) end
+
 --- Peak resident memory of this process in bytes.
 ---@return integer
 function core.fs.peak_memory() end
---- SHA-256 of bytes, or of a file's content with { file = path }, in hexadecimal.
-function core.fs.sha256(bytes_or_table) end
 
 return core

@@ -1,0 +1,74 @@
+/* core.c: luaopen_crucible_core: the classes and functions of the module, by file. */
+#include "bind/bind.h"
+
+#include <lualib.h>
+
+#include "include/crucible_lua.h"
+
+static int kernel_name(lua_State *L)
+{
+    lua_pushstring(L, cr_kernel_name());
+    return 1;
+}
+
+static int available_threads(lua_State *L)
+{
+    lua_pushinteger(L, cr_available_threads());
+    return 1;
+}
+
+static int targets(lua_State *L)
+{
+    lua_createtable(L, CR_TARGET_COUNT, 0);
+    for (int i = 0; i < CR_TARGET_COUNT; i++) {
+        lua_pushstring(L, cr_target_name(i));
+        lua_rawseti(L, -2, i + 1);
+    }
+    return 1;
+}
+
+static const luaL_Reg functions[] = {
+    /* core.c */
+    {"kernel_name", kernel_name},
+    {"available_threads", available_threads},
+    {"targets", targets},
+    /* model.c */
+    {"open_model", bind_model_open},
+    {NULL, NULL},
+};
+
+static const bind_class *const classes[] = {
+    &bind_box_class,        /* bind.c */
+    &bind_model_class,      /* model.c */
+    &bind_tokenizer_class,  /* tokenizer.c */
+    &bind_session_class,    /* session.c, parameter.c */
+    &bind_generation_class, /* generation.c */
+};
+
+#ifdef CR_DEBUG_BINDING
+/* `require "crucible.core.debug"` finds the second module of this file once the first is loaded. */
+static void preload_debug(lua_State *L)
+{
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
+    lua_pushcfunction(L, luaopen_crucible_core_debug);
+    lua_setfield(L, -2, "crucible.core.debug");
+    lua_pop(L, 1);
+}
+#endif
+
+int luaopen_crucible_core(lua_State *L)
+{
+    luaL_checkversion(L);
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
+        bind_register(L, classes[i]);
+    luaL_newlib(L, functions);
+    lua_newtable(L);
+    luaL_setfuncs(L, bind_fs_functions, 0);
+    lua_setfield(L, -2, "fs");
+    lua_pushliteral(L, CR_VERSION);
+    lua_setfield(L, -2, "_VERSION");
+#ifdef CR_DEBUG_BINDING
+    preload_debug(L);
+#endif
+    return 1;
+}

@@ -1,0 +1,104 @@
+/* parameter.c: the trained matrices of a session by name: listing, reading, writing, norms. */
+#include "bind/bind.h"
+
+#include <math.h>
+#include <string.h>
+
+static cr_session *session_core(lua_State *L)
+{
+    return bind_core(L, 1, &bind_session_class);
+}
+
+static void push_parameter(lua_State *L, size_t index)
+{
+    lua_createtable(L, 0, 5);
+    cr_parameter parameter = {0};
+    cr_session_parameter(session_core(L), index, &parameter);
+    lua_pushstring(L, parameter.name);
+    lua_setfield(L, -2, "name");
+    lua_pushinteger(L, parameter.layer + 1);
+    lua_setfield(L, -2, "layer");
+    lua_pushstring(L, cr_target_name(parameter.target));
+    lua_setfield(L, -2, "target");
+    lua_pushinteger(L, parameter.rows);
+    lua_setfield(L, -2, "rows");
+    lua_pushinteger(L, parameter.columns);
+    lua_setfield(L, -2, "columns");
+}
+
+int bind_session_parameters(lua_State *L)
+{
+    size_t count = cr_session_parameter_count(session_core(L));
+    lua_createtable(L, (int)count, 0);
+    for (size_t i = 0; i < count; i++) {
+        push_parameter(L, i);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+/* The values of a matrix; a finalizer that closes the session ends their life. */
+typedef struct matrix {
+    float *values; /* [count], row-major */
+    size_t count;
+} matrix;
+
+static bool find_parameter(cr_session *session, const char *name, cr_parameter *out)
+{
+    size_t count = cr_session_parameter_count(session);
+    for (size_t i = 0; i < count; i++)
+        if (cr_session_parameter(session, i, out) == CR_OK && strcmp(out->name, name) == 0)
+            return true;
+    return false;
+}
+
+/* The matrix named by argument 2; argument `which` says which of its four arrays. */
+static matrix check_matrix(lua_State *L, int which)
+{
+    static const char *const arrays[] = {"value", "gradient", "moment1", "moment2", NULL};
+    const char *name = luaL_checkstring(L, 2);
+    int array = luaL_checkoption(L, which, "value", arrays);
+    cr_parameter found;
+    if (!find_parameter(session_core(L), name, &found))
+        luaL_argerror(L, 2, lua_pushfstring(L, "no parameter is named '%s'", name));
+    float *const values[] = {found.value, found.gradient, found.moment1, found.moment2};
+    return (matrix){values[array], (size_t)found.rows * (size_t)found.columns};
+}
+
+int bind_session_read(lua_State *L)
+{
+    session_core(L);
+    size_t count = check_matrix(L, 3).count;
+    float *copy = bind_space(L, count, sizeof *copy);
+    memcpy(copy, check_matrix(L, 3).values, count * sizeof *copy);
+    bind_push_floats(L, copy, count);
+    return 1;
+}
+
+int bind_session_write(lua_State *L)
+{
+    bind_place place = {3, "values", {0, 0}};
+    session_core(L);
+    lua_settop(L, 4);
+    size_t count = check_matrix(L, 4).count;
+    float *copy = bind_space(L, count, sizeof *copy);
+    lua_pushvalue(L, 3);
+    size_t length = bind_list_length(L, place);
+    if (length != count)
+        bind_place_error(L, place, ": expected %I numbers, got %I", (LUAI_UACINT)count,
+                         (LUAI_UACINT)length);
+    bind_read_floats(L, place, copy, count);
+    memcpy(check_matrix(L, 4).values, copy, count * sizeof *copy);
+    return 0;
+}
+
+int bind_session_norm(lua_State *L)
+{
+    session_core(L);
+    matrix found = check_matrix(L, 3);
+    double sum = 0;
+    for (size_t i = 0; i < found.count; i++)
+        sum += (double)found.values[i] * (double)found.values[i];
+    lua_pushnumber(L, (lua_Number)sqrt(sum));
+    return 1;
+}

@@ -1,0 +1,144 @@
+/* tokenizer.c: crucible.tokenizer: text to token ids and back. It borrows from its model, which
+ * it holds as its user value. */
+#include "bind/bind.h"
+
+#include <string.h>
+
+/* One tokenizer a model, kept as the model's user value. */
+int bind_model_tokenizer(lua_State *L)
+{
+    bind_check(L, 1, &bind_model_class);
+    if (lua_getiuservalue(L, 1, 1) != LUA_TNIL)
+        return 1;
+    bind_new(L, &bind_tokenizer_class, sizeof(bind_handle), 1);
+    lua_pushvalue(L, 1);
+    lua_setiuservalue(L, -2, 1);
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, 1, 1);
+    return 1;
+}
+
+/* The tokenizer at argument 1; raises "model is closed" when it is. */
+static const cr_tokenizer *check_tokenizer(lua_State *L)
+{
+    bind_test(L, 1, &bind_tokenizer_class);
+    lua_getiuservalue(L, 1, 1);
+    const cr_model *model = bind_core(L, -1, &bind_model_class);
+    lua_pop(L, 1);
+    return cr_model_tokenizer(model);
+}
+
+static int tokenizer_encode(lua_State *L)
+{
+    size_t length;
+    const char *text = luaL_checklstring(L, 2, &length);
+    bool parse_special = lua_toboolean(L, 3) != 0;
+    bind_box *box = bind_push_box(L, NULL);
+    int32_t *ids = NULL;
+    size_t count = 0;
+    int code = cr_tokenizer_encode(check_tokenizer(L), text, length, parse_special, &ids, &count);
+    box->memory = ids;
+    if (code < 0)
+        return bind_failure(L, code);
+    bind_push_ids(L, ids, count);
+    return 1;
+}
+
+static int tokenizer_decode(lua_State *L)
+{
+    bind_place place = {2, "ids", {0, 0}};
+    bool skip_special = lua_toboolean(L, 3) != 0;
+    lua_settop(L, 2);
+    size_t count = bind_list_length(L, place);
+    int32_t *ids = bind_space(L, count, sizeof *ids);
+    bind_box *box = bind_push_box(L, NULL);
+    lua_pushvalue(L, 2);
+    bind_read_ids(L, place, ids, count);
+    char *text = NULL;
+    size_t length = 0;
+    int code = cr_tokenizer_decode(check_tokenizer(L), ids, count, skip_special, &text, &length);
+    box->memory = text;
+    if (code < 0)
+        return bind_failure(L, code);
+    lua_pushlstring(L, text, length);
+    return 1;
+}
+
+static void set_id(lua_State *L, const char *name, int32_t id)
+{
+    if (id < 0)
+        return;
+    lua_pushinteger(L, id);
+    lua_setfield(L, -2, name);
+}
+
+static int tokenizer_info(lua_State *L)
+{
+    cr_tokenizer_info info;
+    lua_createtable(L, 0, 8);
+    cr_tokenizer_describe(check_tokenizer(L), &info);
+    lua_pushstring(L, info.model);
+    lua_setfield(L, -2, "model");
+    /* Anew: making the text above may have run a finalizer that closed the model. */
+    cr_tokenizer_describe(check_tokenizer(L), &info);
+    lua_pushstring(L, info.pretokenizer);
+    lua_setfield(L, -2, "pretokenizer");
+    lua_pushinteger(L, info.size);
+    lua_setfield(L, -2, "size");
+    lua_pushboolean(L, info.add_bos);
+    lua_setfield(L, -2, "add_bos");
+    set_id(L, "bos", info.bos);
+    set_id(L, "eos", info.eos);
+    set_id(L, "pad", info.pad);
+    set_id(L, "unknown", info.unknown);
+    return 1;
+}
+
+static int tokenizer_find(lua_State *L)
+{
+    size_t length;
+    const char *text = luaL_checklstring(L, 2, &length);
+    int32_t id = cr_tokenizer_find(check_tokenizer(L), text, length);
+    if (id < 0)
+        luaL_pushfail(L);
+    else
+        lua_pushinteger(L, id);
+    return 1;
+}
+
+static int tokenizer_is_special(lua_State *L)
+{
+    const cr_tokenizer *tokenizer = check_tokenizer(L);
+    lua_Integer id = luaL_checkinteger(L, 2);
+    bool possible = id >= 0 && id <= INT32_MAX;
+    lua_pushboolean(L, possible && cr_tokenizer_is_special(tokenizer, (int32_t)id));
+    return 1;
+}
+
+static int tokenizer_tostring(lua_State *L)
+{
+    bind_test(L, 1, &bind_tokenizer_class);
+    lua_getiuservalue(L, 1, 1);
+    bind_handle *model = bind_test(L, -1, &bind_model_class);
+    if (model->core == NULL) {
+        lua_pushliteral(L, "crucible.tokenizer(model closed)");
+        return 1;
+    }
+    cr_tokenizer_info info;
+    cr_tokenizer_describe(cr_model_tokenizer(model->core), &info);
+    lua_pushfstring(L, "crucible.tokenizer(%s, %s; %d tokens)", info.model, info.pretokenizer,
+                    info.size);
+    return 1;
+}
+
+static const luaL_Reg methods[] = {
+    {"encode", tokenizer_encode}, {"decode", tokenizer_decode},         {"info", tokenizer_info},
+    {"find", tokenizer_find},     {"is_special", tokenizer_is_special}, {NULL, NULL},
+};
+
+static const luaL_Reg metamethods[] = {
+    {"__tostring", tokenizer_tostring},
+    {NULL, NULL},
+};
+
+const bind_class bind_tokenizer_class = {"crucible.tokenizer", methods, metamethods};
