@@ -11,6 +11,7 @@ local FLOORS = { "base", "math", "file", "text", "model", "lora", "train" }
 -- What a file may include beyond the rule above.
 local PUBLIC_HEADERS = { ["include/crucible.h"] = true, ["include/crucible_lua.h"] = true }
 local SEES_EVERY_FLOOR = { ["csrc/bind/debug.c"] = true } -- specs reach kernels through it
+local ALSO_SEES = { ["csrc/bind/fs.c"] = "file" } -- durable files and digests for Lua
 
 -- System headers and calls that belong to one place. `only`: folders or files that may.
 local OWNED_HEADERS = {
@@ -144,7 +145,7 @@ local RANK = {}
 for rank, floor in ipairs(FLOORS) do RANK[floor] = rank end
 
 local function may_include(path, floor, header, target)
-  if SEES_EVERY_FLOOR[path] then return true end
+  if SEES_EVERY_FLOOR[path] or ALSO_SEES[path] == target then return true end
   if floor == "bind" then return target == "bind" or PUBLIC_HEADERS[header] == true end
   if floor == "fuzz" then return target ~= "bind" and header ~= "include/crucible_lua.h" end
   if floor == "include" then return target == "include" end
