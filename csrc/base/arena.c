@@ -54,6 +54,21 @@ void *cr_arena_take(cr_arena *arena, size_t count, size_t size)
     return piece;
 }
 
+void *cr_take(cr_taker *taker, size_t count, size_t size)
+{
+    void *piece = taker->failed ? NULL : cr_arena_take(taker->arena, count, size);
+    taker->failed = taker->failed || !piece;
+    return piece;
+}
+
+float *cr_take_floats(cr_taker *taker, size_t rows, size_t columns)
+{
+    size_t count;
+    if (!cr_size_mul(&count, rows, columns))
+        count = SIZE_MAX;
+    return cr_take(taker, count, sizeof(float));
+}
+
 size_t cr_arena_mark(const cr_arena *arena)
 {
     return arena->used;

@@ -32,6 +32,16 @@ void cr_arena_free(cr_arena *arena);
  * While planning, a non-NULL address that must not be touched. */
 void *cr_arena_take(cr_arena *arena, size_t count, size_t size);
 
+/* A run of pieces whose failure is looked at once, at the end: after the first one that does
+ * not fit, every further piece is NULL. */
+typedef struct cr_taker {
+    cr_arena *arena;
+    bool failed;
+} cr_taker;
+
+void *cr_take(cr_taker *taker, size_t count, size_t size);
+float *cr_take_floats(cr_taker *taker, size_t rows, size_t columns);
+
 /* Marks and rewinds: pieces taken after the mark die. */
 size_t cr_arena_mark(const cr_arena *arena);
 void cr_arena_rewind(cr_arena *arena, size_t mark);

@@ -6,12 +6,20 @@
 extern const cr_kernels cr_kernels_portable;
 
 #if defined(__x86_64__)
+#include <cpuid.h>
+
 extern const cr_kernels cr_kernels_avx2, cr_kernels_avx512;
+
+/* clang 14's __builtin_cpu_supports does not know this one. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
 
 static bool has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
 static bool has_avx512(void)

@@ -1,0 +1,235 @@
+/* lora_file.c: reads and writes the PEFT layout (peft/utils/save_and_load.py names the tensors). */
+#include "lora/lora_file.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "file/safetensors.h"
+
+#define NAME_BYTES 128
+
+static void peft_name(char name[NAME_BYTES], const cr_lora_matrix *matrix)
+{
+    snprintf(name, NAME_BYTES, "base_model.model.model.%s.weight", matrix->name);
+}
+
+/* Heads whose rows the family permutes in this matrix; 0 = rows are as everywhere. */
+static size_t permuted_heads(const cr_lora_matrix *matrix, const cr_model *model)
+{
+    if (!matrix->is_b || !model->config.family->rope_neighbours)
+        return 0;
+    if (matrix->projection == CR_PROJECTION_q)
+        return model->config.heads;
+    return matrix->projection == CR_PROJECTION_k ? model->config.kv_heads : 0;
+}
+
+/* Row of the engine that holds row `row` of the Hugging Face order: of a head's rows, value i
+ * of the first half and value i of the second become neighbours. */
+static size_t engine_row(size_t row, size_t head_size)
+{
+    size_t head = row / head_size, inside = row % head_size, half = head_size / 2;
+    return head * head_size + 2 * (inside % half) + inside / half;
+}
+
+static void copy_rows(float *out, const float *in, const cr_lora_matrix *matrix,
+                      const cr_model *model, bool to_engine)
+{
+    bool permuted = permuted_heads(matrix, model) > 0;
+    for (size_t row = 0; row < matrix->rows; row++) {
+        size_t engine = permuted ? engine_row(row, model->config.head_size) : row;
+        size_t from = to_engine ? row : engine, to = to_engine ? engine : row;
+        memcpy(out + to * matrix->columns, in + from * matrix->columns,
+               matrix->columns * sizeof(float));
+    }
+}
+
+/* ---- tensors of a file ------------------------------------------------------------------------- */
+
+/* A list of tensors to write, with the names they need. */
+typedef struct listing {
+    cr_safetensor_out *tensors;
+    char (*names)[NAME_BYTES];
+    size_t count;
+} listing;
+
+static void free_listing(listing *list)
+{
+    cr_free(list->tensors);
+    cr_free(list->names);
+}
+
+static int make_listing(listing *list, size_t most)
+{
+    *list = (listing){cr_calloc(most, sizeof *list->tensors), cr_calloc(most, NAME_BYTES), 0};
+    return list->tensors && list->names ? CR_OK : CR_ENOMEM;
+}
+
+static void add_tensor(listing *list, const char *prefix, const cr_lora_matrix *matrix,
+                       const float *data)
+{
+    char *name = list->names[list->count];
+    if (prefix)
+        snprintf(name, NAME_BYTES, "%s.%s", prefix, matrix->name);
+    else
+        peft_name(name, matrix);
+    list->tensors[list->count++] =
+        (cr_safetensor_out){name, matrix->rows, matrix->columns, data};
+}
+
+static int check_tensor(const cr_safetensor **out, const cr_safetensors *file, const char *path,
+                        const char *name, const cr_lora_matrix *matrix)
+{
+    const cr_safetensor *tensor = cr_safetensors_find(file, name);
+    if (!tensor)
+        return cr_fail(CR_ENOTFOUND, "%s: tensor %s is missing", path, name);
+    if (tensor->dims != 2 || tensor->shape[0] != matrix->rows || tensor->shape[1] != matrix->columns)
+        return cr_fail(CR_EFORMAT, "%s: tensor %s: expected [%zu, %zu], the file has [%llu, %llu]",
+                       path, name, matrix->rows, matrix->columns,
+                       (unsigned long long)tensor->shape[0], (unsigned long long)tensor->shape[1]);
+    *out = tensor;
+    return CR_OK;
+}
+
+static bool expects(const cr_lora *lora, const char *name)
+{
+    char expected[NAME_BYTES];
+    for (size_t i = 0; i < lora->count; i++) {
+        peft_name(expected, &lora->matrices[i]);
+        if (strcmp(expected, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static int refuse_unexpected(const cr_lora *lora, const cr_safetensors *file, const char *path)
+{
+    for (size_t i = 0; i < cr_safetensors_count(file); i++) {
+        const char *name = cr_safetensors_at(file, i)->name;
+        if (!expects(lora, name))
+            return cr_fail(CR_EFORMAT, "%s: tensor %s is none of this session's matrices (rank %zu)",
+                           path, name, lora->rank);
+    }
+    return CR_OK;
+}
+
+/* ---- matrices ------------------------------------------------------------------------------------ */
+
+int cr_lora_save(const cr_lora *lora, const cr_model *model, const char *path)
+{
+    listing list = {0};
+    static const char *const metadata[] = {"format", "pt", NULL};
+    float *rows = cr_calloc(lora->floats, sizeof(float));
+    int code = rows ? make_listing(&list, lora->count) : CR_ENOMEM;
+    for (size_t i = 0; i < lora->count && code == CR_OK; i++) {
+        const cr_lora_matrix *matrix = &lora->matrices[i];
+        copy_rows(rows + matrix->offset, lora->values + matrix->offset, matrix, model, false);
+        add_tensor(&list, NULL, matrix, rows + matrix->offset);
+    }
+    if (code == CR_OK)
+        code = cr_safetensors_write(path, list.tensors, list.count, metadata);
+    free_listing(&list);
+    cr_free(rows);
+    return code;
+}
+
+static int read_matrix(float *values, const cr_lora_matrix *matrix, const cr_model *model,
+                       const cr_safetensors *file, const char *path, float *rows)
+{
+    char name[NAME_BYTES];
+    const cr_safetensor *tensor;
+    peft_name(name, matrix);
+    CR_TRY(check_tensor(&tensor, file, path, name, matrix));
+    size_t count = matrix->rows * matrix->columns;
+    cr_dtype_expand(rows, cr_dtype_find((uint32_t)tensor->type), tensor->data, 0, count);
+    for (size_t i = 0; i < count; i++)
+        if (!(rows[i] - rows[i] == 0))
+            return cr_fail(CR_EFORMAT, "%s: tensor %s holds a value that is not finite", path, name);
+    copy_rows(values + matrix->offset, rows, matrix, model, true);
+    return CR_OK;
+}
+
+int cr_lora_load(cr_lora *lora, const cr_model *model, const char *path)
+{
+    cr_safetensors *file = NULL;
+    CR_TRY(cr_safetensors_open(&file, path));
+    float *values = cr_calloc(lora->floats, sizeof(float));
+    float *rows = cr_calloc(lora->floats, sizeof(float));
+    int code = values && rows ? refuse_unexpected(lora, file, path) : CR_ENOMEM;
+    for (size_t i = 0; i < lora->count && code == CR_OK; i++)
+        code = read_matrix(values, &lora->matrices[i], model, file, path, rows);
+    if (code == CR_OK)
+        memcpy(lora->values, values, lora->floats * sizeof(float));
+    cr_free(rows);
+    cr_free(values);
+    cr_safetensors_close(file);
+    return code;
+}
+
+/* ---- optimiser ------------------------------------------------------------------------------------- */
+
+int cr_optimizer_save(const cr_lora *lora, uint64_t step, const char *path)
+{
+    listing list = {0};
+    char text[24];
+    snprintf(text, sizeof text, "%llu", (unsigned long long)step);
+    const char *const metadata[] = {"step", text, NULL};
+    int code = make_listing(&list, 2 * lora->count);
+    for (size_t i = 0; i < lora->count && code == CR_OK; i++) {
+        const cr_lora_matrix *matrix = &lora->matrices[i];
+        add_tensor(&list, "moment1", matrix, lora->moment1 + matrix->offset);
+        add_tensor(&list, "moment2", matrix, lora->moment2 + matrix->offset);
+    }
+    if (code == CR_OK)
+        code = cr_safetensors_write(path, list.tensors, list.count, metadata);
+    free_listing(&list);
+    return code;
+}
+
+static int read_moment(float *block, const char *prefix, const cr_lora_matrix *matrix,
+                       const cr_safetensors *file, const char *path)
+{
+    char name[NAME_BYTES];
+    const cr_safetensor *tensor;
+    snprintf(name, sizeof name, "%s.%s", prefix, matrix->name);
+    CR_TRY(check_tensor(&tensor, file, path, name, matrix));
+    cr_dtype_expand(block + matrix->offset, cr_dtype_find((uint32_t)tensor->type), tensor->data, 0,
+                    matrix->rows * matrix->columns);
+    return CR_OK;
+}
+
+static int read_step(uint64_t *step, const cr_safetensors *file, const char *path)
+{
+    const char *text = cr_safetensors_metadata(file, "step");
+    char *end = NULL;
+    unsigned long long value = text ? strtoull(text, &end, 10) : 0;
+    if (!text || *text < '0' || *text > '9' || *end != '\0')
+        return cr_fail(CR_EFORMAT, "%s: metadata \"step\": expected a number", path);
+    *step = value;
+    return CR_OK;
+}
+
+int cr_optimizer_load(cr_lora *lora, uint64_t *step, const char *path)
+{
+    cr_safetensors *file = NULL;
+    CR_TRY(cr_safetensors_open(&file, path));
+    float *moments = cr_calloc(2 * lora->floats, sizeof(float));
+    uint64_t steps = 0;
+    int code = moments ? read_step(&steps, file, path) : CR_ENOMEM;
+    if (code == CR_OK && cr_safetensors_count(file) != 2 * lora->count)
+        code = cr_fail(CR_EFORMAT, "%s: expected %zu tensors, the file has %zu", path,
+                       2 * lora->count, cr_safetensors_count(file));
+    for (size_t i = 0; i < lora->count && code == CR_OK; i++) {
+        code = read_moment(moments, "moment1", &lora->matrices[i], file, path);
+        if (code == CR_OK)
+            code = read_moment(moments + lora->floats, "moment2", &lora->matrices[i], file, path);
+    }
+    if (code == CR_OK) {
+        memcpy(lora->moment1, moments, lora->floats * sizeof(float));
+        memcpy(lora->moment2, moments + lora->floats, lora->floats * sizeof(float));
+        *step = steps;
+    }
+    cr_free(moments);
+    cr_safetensors_close(file);
+    return code;
+}

@@ -1,0 +1,22 @@
+/* lora_file.h: the matrices as PEFT's adapter_model.safetensors, and the optimiser's state.
+ *
+ * PEFT names a tensor "base_model.model.model.layers.12.self_attn.q_proj.lora_A.weight" and keeps
+ * rows in the order of Hugging Face checkpoints. Files of the llama family in GGUF permute the rows of q and
+ * k inside each head so that rotary pairs are neighbours; only B has those rows, so B's rows are
+ * permuted on the way out and back on the way in.
+ */
+#ifndef CR_LORA_FILE_H
+#define CR_LORA_FILE_H
+
+#include "lora/lora.h"
+
+int cr_lora_save(const cr_lora *lora, const cr_model *model, const char *path);
+
+/* All or nothing: a missing, unexpected or differently shaped tensor is refused by name. */
+int cr_lora_load(cr_lora *lora, const cr_model *model, const char *path);
+
+/* Moments in the engine's own order, bit-exact, and the number of updates made. */
+int cr_optimizer_save(const cr_lora *lora, uint64_t step, const char *path);
+int cr_optimizer_load(cr_lora *lora, uint64_t *step, const char *path);
+
+#endif

@@ -1,0 +1,221 @@
+/* cached.c: forward with kept keys and values (Shazeer, "Fast Transformer Decoding", 2019). */
+#include "model/cached.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "math/activation.h"
+#include "math/attention.h"
+#include "math/norm.h"
+
+int cr_cache_create(cr_cache *out, const cr_model *model, size_t slots, size_t length)
+{
+    const cr_config *config = &model->config;
+    size_t bytes;
+    *out = (cr_cache){.slots = slots, .length = length};
+    out->layer_floats = length * config->kv_heads * config->head_size;
+    out->slot_floats = 2 * config->layers * out->layer_floats;
+    if (!cr_size_mul(&bytes, slots, out->slot_floats) ||
+        !cr_size_mul(&bytes, bytes, sizeof(float)))
+        return cr_fail(CR_ENOMEM, "a cache of %zu rows of %zu positions is too large", slots,
+                       length);
+    out->block = cr_alloc(bytes);
+    return out->block ? CR_OK : CR_ENOMEM;
+}
+
+void cr_cache_free(cr_cache *cache)
+{
+    cr_free(cache->block);
+    *cache = (cr_cache){0};
+}
+
+static float *keys_of(const cr_cache *cache, size_t slot, size_t layer)
+{
+    return cache->block + slot * cache->slot_floats + layer * 2 * cache->layer_floats;
+}
+
+static float *values_of(const cr_cache *cache, size_t slot, size_t layer)
+{
+    return keys_of(cache, slot, layer) + cache->layer_floats;
+}
+
+typedef struct buffers {
+    int32_t *positions;
+    size_t *starts, *past;
+    const float **past_k, **past_v;
+    size_t n, longest;
+    float *x, *normed, *inverse, *q, *k, *v, *attended, *gate, *up, *wide, *turns, *lse;
+    float *low, *scratch;
+} buffers;
+
+static int take_buffers(buffers *b, const cr_cached_pass *pass, cr_arena *arena)
+{
+    const cr_config *config = &pass->model->config;
+    const size_t q = config->heads * config->head_size, kv = config->kv_heads * config->head_size;
+    const size_t n = b->n, d = config->width, f = config->ffn_width;
+    const size_t scores = (size_t)cr_pool_threads(pass->compute->pool) * b->longest;
+    const size_t flash = cr_attention_scratch(pass->compute, config->head_size);
+    cr_taker from = {arena, false};
+    b->positions = cr_take(&from, n, sizeof *b->positions);
+    b->starts = cr_take(&from, pass->count + 1, sizeof *b->starts);
+    b->past = cr_take(&from, pass->count, sizeof *b->past);
+    b->past_k = cr_take(&from, pass->count, sizeof *b->past_k);
+    b->past_v = cr_take(&from, pass->count, sizeof *b->past_v);
+    b->x = cr_take_floats(&from, n, d);
+    b->normed = cr_take_floats(&from, n, d);
+    b->inverse = cr_take_floats(&from, n, 1);
+    b->q = cr_take_floats(&from, n, q);
+    b->k = cr_take_floats(&from, n, kv);
+    b->v = cr_take_floats(&from, n, kv);
+    b->attended = cr_take_floats(&from, n, q);
+    b->gate = cr_take_floats(&from, n, f);
+    b->up = cr_take_floats(&from, n, f);
+    b->wide = cr_take_floats(&from, n, f);
+    b->turns = cr_take_floats(&from, n, config->head_size);
+    b->lse = cr_take_floats(&from, n, config->heads);
+    b->low = cr_take_floats(&from, n, pass->rank + 1);
+    b->scratch = cr_take_floats(&from, flash > scores ? flash : scores, 1);
+    return from.failed ? CR_ENOMEM : CR_OK;
+}
+
+static int reserve_buffers(buffers *b, const cr_cached_pass *pass, cr_arena *arena)
+{
+    cr_arena plan = {.planning = true};
+    CR_TRY(take_buffers(b, pass, &plan));
+    CR_TRY(cr_arena_reserve(arena, plan.used));
+    cr_arena_reset(arena);
+    return take_buffers(b, pass, arena);
+}
+
+static void measure(buffers *b, const cr_cached_pass *pass)
+{
+    for (size_t r = 0; r < pass->count; r++) {
+        const cr_cached_row *row = &pass->rows[r];
+        b->n += row->count;
+        if (row->past + row->count > b->longest)
+            b->longest = row->past + row->count;
+    }
+}
+
+static void embed(const cr_cached_pass *pass, const buffers *b)
+{
+    const cr_matrix *embedding = &pass->model->embedding;
+    size_t at = 0;
+    for (size_t r = 0; r < pass->count; r++) {
+        const cr_cached_row *row = &pass->rows[r];
+        b->starts[r] = at;
+        b->past[r] = row->past;
+        for (size_t i = 0; i < row->count; i++, at++) {
+            b->positions[at] = (int32_t)(row->past + i);
+            cr_matrix_row(b->x + at * embedding->columns, embedding, (size_t)row->tokens[i]);
+        }
+    }
+    b->starts[pass->count] = at;
+    cr_rope_turns(b->turns, &pass->model->rope, b->positions, b->n);
+}
+
+static void project(const cr_cached_pass *pass, const buffers *b, size_t layer, int p, float *y,
+                    const float *x)
+{
+    cr_linear linear = {
+        .weight = &pass->model->layers[layer].projection[p],
+        .branch = pass->branches ? &pass->branches[layer * CR_PROJECTIONS + (size_t)p] : NULL,
+        .n = b->n,
+        .low = b->low};
+    if (pass->few)
+        cr_linear_few(pass->compute, y, x, &linear);
+    else
+        cr_linear_forward(pass->compute, y, false, x, &linear);
+}
+
+static void commit_keys(const cr_cached_pass *pass, const buffers *b, size_t layer)
+{
+    const size_t kv = pass->model->config.kv_heads * pass->model->config.head_size;
+    for (size_t r = 0; r < pass->count; r++) {
+        const cr_cached_row *row = &pass->rows[r];
+        if (!row->commit)
+            continue;
+        size_t bytes = row->count * kv * sizeof(float), from = b->starts[r] * kv;
+        memcpy(keys_of(pass->cache, row->slot, layer) + row->past * kv, b->k + from, bytes);
+        memcpy(values_of(pass->cache, row->slot, layer) + row->past * kv, b->v + from, bytes);
+    }
+}
+
+static bool has_past(const cr_cached_pass *pass)
+{
+    for (size_t r = 0; r < pass->count; r++)
+        if (pass->rows[r].past > 0)
+            return true;
+    return false;
+}
+
+static void attend(const cr_cached_pass *pass, const buffers *b, size_t layer)
+{
+    const cr_config *config = &pass->model->config;
+    cr_attention shape = {.heads = config->heads,
+                          .kv_heads = config->kv_heads,
+                          .head_size = config->head_size,
+                          .scale = 1.0f / sqrtf((float)config->head_size),
+                          .starts = b->starts,
+                          .rows = pass->count,
+                          .n = b->n};
+    if (!pass->few && !has_past(pass)) {
+        cr_attention_forward(pass->compute, b->attended, b->lse, b->q, b->k, b->v, &shape,
+                             b->scratch);
+        return;
+    }
+    for (size_t r = 0; r < pass->count; r++) {
+        b->past_k[r] = keys_of(pass->cache, pass->rows[r].slot, layer);
+        b->past_v[r] = values_of(pass->cache, pass->rows[r].slot, layer);
+    }
+    cr_attention_cached(pass->compute, b->attended, b->q, b->k, b->v, &shape, b->past_k, b->past_v,
+                        b->past, b->scratch, b->longest);
+}
+
+static void add_to_x(const cr_cached_pass *pass, const buffers *b, const float *y)
+{
+    pass->compute->kernels->axpy(b->x, 1.0f, y, b->n * pass->model->config.width);
+}
+
+static void run_layer(const cr_cached_pass *pass, const buffers *b, size_t l)
+{
+    const cr_model *model = pass->model;
+    const cr_config *config = &model->config;
+    const cr_layer *layer = &model->layers[l];
+    const size_t n = b->n, d = config->width, size = config->head_size;
+    cr_rmsnorm_forward(pass->compute, b->normed, b->inverse, b->x, layer->attention_norm, n, d,
+                       config->norm_epsilon);
+    project(pass, b, l, CR_PROJECTION_q, b->q, b->normed);
+    project(pass, b, l, CR_PROJECTION_k, b->k, b->normed);
+    project(pass, b, l, CR_PROJECTION_v, b->v, b->normed);
+    cr_rope_apply(pass->compute, b->q, config->heads * size, b->turns, &model->rope, n,
+                  config->heads, false);
+    cr_rope_apply(pass->compute, b->k, config->kv_heads * size, b->turns, &model->rope, n,
+                  config->kv_heads, false);
+    attend(pass, b, l);
+    commit_keys(pass, b, l);
+    project(pass, b, l, CR_PROJECTION_o, b->normed, b->attended);
+    add_to_x(pass, b, b->normed);
+    cr_rmsnorm_forward(pass->compute, b->normed, b->inverse, b->x, layer->ffn_norm, n, d,
+                       config->norm_epsilon);
+    project(pass, b, l, CR_PROJECTION_gate, b->gate, b->normed);
+    project(pass, b, l, CR_PROJECTION_up, b->up, b->normed);
+    cr_swiglu_forward(pass->compute, b->wide, b->gate, b->up, n, config->ffn_width);
+    project(pass, b, l, CR_PROJECTION_down, b->normed, b->wide);
+    add_to_x(pass, b, b->normed);
+}
+
+int cr_cached_forward(const cr_cached_pass *pass, cr_arena *arena, float **hidden)
+{
+    buffers b = {0};
+    measure(&b, pass);
+    CR_TRY(reserve_buffers(&b, pass, arena));
+    embed(pass, &b);
+    for (size_t l = 0; l < pass->model->config.layers; l++) {
+        if (pass->cancelled && *pass->cancelled)
+            return cr_fail(CR_ECANCELLED, "cancelled");
+        run_layer(pass, &b, l);
+    }
+    *hidden = b.x;
+    return CR_OK;
+}

@@ -1,0 +1,135 @@
+/* config.c: hyperparameters from GGUF keys. */
+#include "model/config.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const cr_family families[] = {
+    {.name = "llama", .rope_neighbours = true}, /* Llama 2 and 3, SmolLM2, Mistral as GGUF names them */
+};
+
+#define FAMILIES (sizeof families / sizeof families[0])
+
+static int find_family(const cr_family **out, const cr_gguf *file)
+{
+    cr_text name;
+    CR_TRY(cr_gguf_text(file, "general.architecture", &name));
+    char known[256] = "";
+    for (size_t i = 0; i < FAMILIES; i++) {
+        if (strlen(families[i].name) == name.length &&
+            memcmp(families[i].name, name.bytes, name.length) == 0) {
+            *out = &families[i];
+            return CR_OK;
+        }
+        size_t used = strlen(known);
+        snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", families[i].name);
+    }
+    return cr_fail(CR_EUNSUPPORTED, "architecture \"%.*s\" is not supported; supported: %s",
+                   (int)(name.length < 64 ? name.length : 64), name.bytes, known);
+}
+
+/* Reads "<family>.<suffix>" into *out, bounded so that later products of sizes cannot wrap. */
+static int read_size(size_t *out, const cr_gguf *file, const cr_family *family, const char *suffix,
+                     size_t most)
+{
+    char key[96];
+    uint64_t value;
+    snprintf(key, sizeof key, "%s.%s", family->name, suffix);
+    CR_TRY(cr_gguf_u64(file, key, &value));
+    if (value < 1 || value > most)
+        return cr_fail(CR_EFORMAT, "%s: expected 1 to %zu, the file says %llu", key, most,
+                       (unsigned long long)value);
+    *out = (size_t)value;
+    return CR_OK;
+}
+
+/* The same where the key may be absent: *out then keeps its value. */
+static int read_optional_size(size_t *out, const cr_gguf *file, const cr_family *family,
+                              const char *suffix, size_t most)
+{
+    int code = read_size(out, file, family, suffix, most);
+    return code == CR_ENOTFOUND ? CR_OK : code;
+}
+
+static int read_number(double *out, const cr_gguf *file, const cr_family *family,
+                       const char *suffix, bool required)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", family->name, suffix);
+    int code = cr_gguf_f64(file, key, out);
+    if (code == CR_ENOTFOUND && !required)
+        return CR_OK;
+    CR_TRY(code);
+    if (!(*out > 0 && *out < 1e12))
+        return cr_fail(CR_EFORMAT, "%s: expected a positive number, the file says %g", key, *out);
+    return CR_OK;
+}
+
+static int refuse_rope_scaling(const cr_gguf *file, const cr_family *family)
+{
+    char key[96];
+    cr_text type;
+    snprintf(key, sizeof key, "%s.rope.scaling.type", family->name);
+    int code = cr_gguf_text(file, key, &type);
+    if (code == CR_ENOTFOUND)
+        return CR_OK;
+    CR_TRY(code);
+    if (type.length == 4 && memcmp(type.bytes, "none", 4) == 0)
+        return CR_OK;
+    return cr_fail(CR_EUNSUPPORTED, "%s \"%.*s\" is not supported; supported: none", key,
+                   (int)(type.length < 32 ? type.length : 32), type.bytes);
+}
+
+static int check_heads(const cr_config *config)
+{
+    if (config->heads % config->kv_heads != 0)
+        return cr_fail(CR_EFORMAT, "attention.head_count %zu is no multiple of head_count_kv %zu",
+                       config->heads, config->kv_heads);
+    if (config->head_size % 2 != 0)
+        return cr_fail(CR_EFORMAT, "head size %zu is odd; rotary embedding needs pairs",
+                       config->head_size);
+    return CR_OK;
+}
+
+static int read_heads(cr_config *config, const cr_gguf *file)
+{
+    const cr_family *family = config->family;
+    CR_TRY(read_size(&config->heads, file, family, "attention.head_count", 4096));
+    config->kv_heads = config->heads;
+    CR_TRY(read_optional_size(&config->kv_heads, file, family, "attention.head_count_kv", 4096));
+    config->head_size = config->width / config->heads;
+    CR_TRY(read_optional_size(&config->head_size, file, family, "attention.key_length", 4096));
+    if (config->head_size == 0)
+        return cr_fail(CR_EFORMAT, "embedding_length %zu is less than attention.head_count %zu",
+                       config->width, config->heads);
+    size_t turned = config->head_size;
+    CR_TRY(read_optional_size(&turned, file, family, "rope.dimension_count", 4096));
+    if (turned != config->head_size)
+        return cr_fail(CR_EUNSUPPORTED, "rope.dimension_count %zu differs from the head size %zu",
+                       turned, config->head_size);
+    return check_heads(config);
+}
+
+int cr_config_from_gguf(cr_config *out, const cr_gguf *file)
+{
+    *out = (cr_config){.rope_base = 10000.0};
+    double epsilon = 0;
+    CR_TRY(find_family(&out->family, file));
+    CR_TRY(read_size(&out->layers, file, out->family, "block_count", 1024));
+    CR_TRY(read_size(&out->width, file, out->family, "embedding_length", 1 << 20));
+    CR_TRY(read_size(&out->ffn_width, file, out->family, "feed_forward_length", 1 << 22));
+    CR_TRY(read_size(&out->context, file, out->family, "context_length", 1 << 28));
+    CR_TRY(read_heads(out, file));
+    CR_TRY(read_number(&out->rope_base, file, out->family, "rope.freq_base", false));
+    CR_TRY(read_number(&epsilon, file, out->family, "attention.layer_norm_rms_epsilon", true));
+    out->norm_epsilon = (float)epsilon;
+    CR_TRY(refuse_rope_scaling(file, out->family));
+    const cr_gguf_tensor *embedding = cr_gguf_tensor_find(file, "token_embd.weight");
+    if (!embedding)
+        return cr_fail(CR_ENOTFOUND, "tensor token_embd.weight is missing");
+    if (embedding->dims != 2 || embedding->shape[1] < 1 || embedding->shape[1] > INT32_MAX)
+        return cr_fail(CR_EFORMAT, "tensor token_embd.weight: expected [vocabulary, %zu]",
+                       out->width);
+    out->vocabulary = (size_t)embedding->shape[1];
+    return CR_OK;
+}

@@ -1,0 +1,315 @@
+/* forward.c: the layers, forward; buffers of a pass. */
+#include "model/forward.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "math/activation.h"
+#include "math/norm.h"
+
+/* ---- buffers ---------------------------------------------------------------------------------- */
+
+static void take_kept(cr_layer_kept *kept, const cr_pass *pass, cr_taker *from)
+{
+    const cr_config *config = &pass->model->config;
+    const size_t n = pass->batch.n, q = config->heads * config->head_size;
+    const size_t kv = config->kv_heads * config->head_size;
+    kept->inverse1 = cr_take_floats(from, n, 1);
+    kept->inverse2 = cr_take_floats(from, n, 1);
+    kept->q = cr_take_floats(from, n, q);
+    kept->k = cr_take_floats(from, n, kv);
+    kept->v = cr_take_floats(from, n, kv);
+    kept->attended = cr_take_floats(from, n, q);
+    kept->lse = cr_take_floats(from, n, config->heads);
+    kept->middle = cr_take_floats(from, n, config->width);
+    kept->gate = cr_take_floats(from, n, config->ffn_width);
+    kept->up = cr_take_floats(from, n, config->ffn_width);
+    for (int p = 0; p < CR_PROJECTIONS; p++)
+        if (pass->branches && pass->branches[p].a)
+            kept->low[p] = cr_take_floats(from, n, pass->rank);
+}
+
+static bool keeps_every_layer(const cr_pass *pass)
+{
+    return pass->train && !pass->recompute;
+}
+
+static cr_layer_kept *kept_of(const cr_pass *pass, size_t layer)
+{
+    return &pass->kept[keeps_every_layer(pass) ? layer : 0];
+}
+
+/* Training keeps every layer's input; otherwise two buffers take turns. */
+static void take_inputs(cr_pass *pass, cr_taker *from)
+{
+    const size_t layers = pass->model->config.layers, d = pass->model->config.width;
+    pass->inputs = cr_take(from, layers + 1, sizeof *pass->inputs);
+    float *turn[2] = {NULL, NULL};
+    for (size_t l = 0; l <= layers && !from->failed; l++) {
+        float *buffer = pass->train || l < 2 ? cr_take_floats(from, pass->batch.n, d) : turn[l % 2];
+        turn[l % 2] = buffer;
+        if (!from->arena->planning)
+            pass->inputs[l] = buffer;
+    }
+}
+
+static void take_all_kept(cr_pass *pass, cr_taker *from)
+{
+    const size_t count = keeps_every_layer(pass) ? pass->model->config.layers : 1;
+    cr_layer_kept unused = {0};
+    pass->kept = cr_take(from, count, sizeof *pass->kept);
+    for (size_t l = 0; l < count && !from->failed; l++) {
+        cr_layer_kept *kept = from->arena->planning ? &unused : &pass->kept[l];
+        *kept = (cr_layer_kept){0};
+        take_kept(kept, pass, from);
+    }
+}
+
+static void take_work(cr_pass *pass, cr_taker *from)
+{
+    const cr_config *config = &pass->model->config;
+    const size_t n = pass->batch.n, d = config->width, f = config->ffn_width;
+    pass->turns = cr_take_floats(from, n, config->head_size);
+    pass->normed = cr_take_floats(from, n, d);
+    pass->wide = cr_take_floats(from, n, f);
+    pass->scratch = cr_take_floats(from, cr_attention_scratch(pass->compute, config->head_size), 1);
+    if (pass->branches) {
+        pass->dropped = cr_take_floats(from, n, cr_model_longest_row(pass->model));
+        pass->dlow = cr_take_floats(from, n, pass->rank);
+    }
+}
+
+static void take_gradients(cr_pass *pass, cr_taker *from)
+{
+    const cr_config *config = &pass->model->config;
+    const size_t n = pass->batch.n, d = config->width, f = config->ffn_width;
+    const size_t q = config->heads * config->head_size, kv = config->kv_heads * config->head_size;
+    pass->dx = cr_take_floats(from, n, d);
+    pass->dnormed = cr_take_floats(from, n, d);
+    pass->dwide = cr_take_floats(from, n, f);
+    pass->dgate = cr_take_floats(from, n, f);
+    pass->dup = cr_take_floats(from, n, f);
+    pass->dq = cr_take_floats(from, n, q);
+    pass->dk = cr_take_floats(from, n, kv);
+    pass->dv = cr_take_floats(from, n, kv);
+    pass->dattended = cr_take_floats(from, n, q);
+    pass->wide_dk = cr_take_floats(from, n, q);
+    pass->wide_dv = cr_take_floats(from, n, q);
+}
+
+int cr_pass_prepare(cr_pass *pass, cr_arena *arena)
+{
+    cr_taker from = {arena, false};
+    take_inputs(pass, &from);
+    take_all_kept(pass, &from);
+    take_work(pass, &from);
+    if (pass->train)
+        take_gradients(pass, &from);
+    return from.failed ? CR_ENOMEM : CR_OK;
+}
+
+/* ---- layers -------------------------------------------------------------------------------------- */
+
+static cr_linear linear_of(const cr_pass *pass, size_t layer, int p, const cr_layer_kept *kept)
+{
+    const cr_branch *branch =
+        pass->branches ? &pass->branches[layer * CR_PROJECTIONS + (size_t)p] : NULL;
+    return (cr_linear){.weight = &pass->model->layers[layer].projection[p],
+                       .branch = branch,
+                       .dropout = {pass->train ? pass->batch.dropout : 0, pass->batch.dropout_keys},
+                       .site = layer * CR_PROJECTIONS + (uint64_t)p,
+                       .n = pass->batch.n,
+                       .low = kept->low[p],
+                       .dropped = pass->dropped,
+                       .dlow = pass->dlow};
+}
+
+static void project(cr_pass *pass, size_t layer, int p, float *y, bool accumulate, const float *x,
+                    const cr_layer_kept *kept)
+{
+    cr_linear linear = linear_of(pass, layer, p, kept);
+    cr_linear_forward(pass->compute, y, accumulate, x, &linear);
+}
+
+static cr_attention attention_of(const cr_pass *pass)
+{
+    const cr_config *config = &pass->model->config;
+    return (cr_attention){.heads = config->heads,
+                          .kv_heads = config->kv_heads,
+                          .head_size = config->head_size,
+                          .scale = 1.0f / sqrtf((float)config->head_size),
+                          .starts = pass->batch.starts,
+                          .rows = pass->batch.rows,
+                          .n = pass->batch.n};
+}
+
+static void attention_forward(cr_pass *pass, size_t layer, const float *x, cr_layer_kept *kept)
+{
+    const cr_model *model = pass->model;
+    const size_t n = pass->batch.n, heads = model->config.heads, kv = model->config.kv_heads;
+    const size_t size = model->config.head_size, d = model->config.width;
+    cr_attention shape = attention_of(pass);
+    cr_rmsnorm_forward(pass->compute, pass->normed, kept->inverse1, x,
+                       model->layers[layer].attention_norm, n, d, model->config.norm_epsilon);
+    project(pass, layer, CR_PROJECTION_q, kept->q, false, pass->normed, kept);
+    project(pass, layer, CR_PROJECTION_k, kept->k, false, pass->normed, kept);
+    project(pass, layer, CR_PROJECTION_v, kept->v, false, pass->normed, kept);
+    cr_rope_apply(pass->compute, kept->q, heads * size, pass->turns, &model->rope, n, heads, false);
+    cr_rope_apply(pass->compute, kept->k, kv * size, pass->turns, &model->rope, n, kv, false);
+    cr_attention_forward(pass->compute, kept->attended, kept->lse, kept->q, kept->k, kept->v,
+                         &shape, pass->scratch);
+    memcpy(kept->middle, x, n * d * sizeof(float));
+    project(pass, layer, CR_PROJECTION_o, kept->middle, true, kept->attended, kept);
+}
+
+static void ffn_forward(cr_pass *pass, size_t layer, float *y, cr_layer_kept *kept)
+{
+    const cr_model *model = pass->model;
+    const size_t n = pass->batch.n, d = model->config.width;
+    cr_rmsnorm_forward(pass->compute, pass->normed, kept->inverse2, kept->middle,
+                       model->layers[layer].ffn_norm, n, d, model->config.norm_epsilon);
+    project(pass, layer, CR_PROJECTION_gate, kept->gate, false, pass->normed, kept);
+    project(pass, layer, CR_PROJECTION_up, kept->up, false, pass->normed, kept);
+    cr_swiglu_forward(pass->compute, pass->wide, kept->gate, kept->up, n, model->config.ffn_width);
+    memcpy(y, kept->middle, n * d * sizeof(float));
+    project(pass, layer, CR_PROJECTION_down, y, true, pass->wide, kept);
+}
+
+static void embed(cr_pass *pass)
+{
+    const cr_matrix *embedding = &pass->model->embedding;
+    for (size_t i = 0; i < pass->batch.n; i++)
+        cr_matrix_row(pass->inputs[0] + i * embedding->columns, embedding,
+                      (size_t)pass->batch.tokens[i]);
+}
+
+static int check_cancelled(const cr_pass *pass)
+{
+    if (pass->cancelled && *pass->cancelled)
+        return cr_fail(CR_ECANCELLED, "cancelled");
+    return CR_OK;
+}
+
+int cr_pass_forward(cr_pass *pass)
+{
+    cr_rope_turns(pass->turns, &pass->model->rope, pass->batch.positions, pass->batch.n);
+    embed(pass);
+    for (size_t l = 0; l < pass->model->config.layers; l++) {
+        CR_TRY(check_cancelled(pass));
+        attention_forward(pass, l, pass->inputs[l], kept_of(pass, l));
+        ffn_forward(pass, l, pass->inputs[l + 1], kept_of(pass, l));
+    }
+    return CR_OK;
+}
+
+/* ---- backward: the same calls, reversed -------------------------------------------------------------- */
+
+static void project_backward(cr_pass *pass, size_t layer, int p, float *dx, bool accumulate,
+                             const float *dy, const float *x, const cr_layer_kept *kept)
+{
+    cr_linear linear = linear_of(pass, layer, p, kept);
+    cr_linear_backward(pass->compute, dx, accumulate, dy, x, &linear);
+}
+
+static bool has_branch(const cr_pass *pass, size_t layer, int p)
+{
+    return pass->branches[layer * CR_PROJECTIONS + (size_t)p].a != NULL;
+}
+
+static bool trains_attention_input(const cr_pass *pass, size_t layer)
+{
+    return has_branch(pass, layer, CR_PROJECTION_q) || has_branch(pass, layer, CR_PROJECTION_k) ||
+           has_branch(pass, layer, CR_PROJECTION_v);
+}
+
+/* dx becomes the gradient of `middle`; without `below`, only branches are reached. */
+static void ffn_backward(cr_pass *pass, size_t layer, const cr_layer_kept *kept, bool below)
+{
+    const cr_model *model = pass->model;
+    const size_t n = pass->batch.n, d = model->config.width, f = model->config.ffn_width;
+    const float *weight = model->layers[layer].ffn_norm;
+    bool inner = below || has_branch(pass, layer, CR_PROJECTION_gate) ||
+                 has_branch(pass, layer, CR_PROJECTION_up);
+    if (has_branch(pass, layer, CR_PROJECTION_down))
+        cr_swiglu_forward(pass->compute, pass->wide, kept->gate, kept->up, n, f);
+    project_backward(pass, layer, CR_PROJECTION_down, inner ? pass->dwide : NULL, false, pass->dx,
+                     pass->wide, kept);
+    if (!inner)
+        return;
+    cr_swiglu_backward(pass->compute, pass->dgate, pass->dup, pass->dwide, kept->gate, kept->up, n,
+                       f);
+    cr_rmsnorm_again(pass->compute, pass->normed, kept->inverse2, kept->middle, weight, n, d);
+    float *dnormed = below ? pass->dnormed : NULL;
+    project_backward(pass, layer, CR_PROJECTION_gate, dnormed, false, pass->dgate, pass->normed,
+                     kept);
+    project_backward(pass, layer, CR_PROJECTION_up, dnormed, true, pass->dup, pass->normed, kept);
+    if (below)
+        cr_rmsnorm_backward(pass->compute, pass->dx, dnormed, kept->inverse2, kept->middle, weight,
+                            n, d);
+}
+
+/* dx += the gradient through attention, where dx is already that of `middle`. */
+static void attention_backward(cr_pass *pass, size_t layer, const float *x,
+                               const cr_layer_kept *kept, bool below)
+{
+    const cr_model *model = pass->model;
+    const cr_config *config = &model->config;
+    const size_t n = pass->batch.n, d = config->width, size = config->head_size;
+    const float *weight = model->layers[layer].attention_norm;
+    bool inner = below || trains_attention_input(pass, layer);
+    cr_attention shape = attention_of(pass);
+    project_backward(pass, layer, CR_PROJECTION_o, inner ? pass->dattended : NULL, false, pass->dx,
+                     kept->attended, kept);
+    if (!inner)
+        return;
+    cr_attention_backward(pass->compute, pass->dq, pass->dk, pass->dv, pass->dattended,
+                          kept->attended, kept->lse, kept->q, kept->k, kept->v, &shape,
+                          pass->wide_dk, pass->wide_dv, pass->scratch);
+    cr_rope_apply(pass->compute, pass->dq, config->heads * size, pass->turns, &model->rope, n,
+                  config->heads, true);
+    cr_rope_apply(pass->compute, pass->dk, config->kv_heads * size, pass->turns, &model->rope, n,
+                  config->kv_heads, true);
+    cr_rmsnorm_again(pass->compute, pass->normed, kept->inverse1, x, weight, n, d);
+    float *dnormed = below ? pass->dnormed : NULL;
+    project_backward(pass, layer, CR_PROJECTION_q, dnormed, false, pass->dq, pass->normed, kept);
+    project_backward(pass, layer, CR_PROJECTION_k, dnormed, true, pass->dk, pass->normed, kept);
+    project_backward(pass, layer, CR_PROJECTION_v, dnormed, true, pass->dv, pass->normed, kept);
+    if (below)
+        cr_rmsnorm_backward(pass->compute, pass->dx, dnormed, kept->inverse1, x, weight, n, d);
+}
+
+static bool layer_has_branch(const cr_pass *pass, size_t layer)
+{
+    for (int p = 0; p < CR_PROJECTIONS; p++)
+        if (has_branch(pass, layer, p))
+            return true;
+    return false;
+}
+
+static size_t lowest_layer(const cr_pass *pass)
+{
+    size_t lowest = 0;
+    while (lowest < pass->model->config.layers && !layer_has_branch(pass, lowest))
+        lowest++;
+    return lowest;
+}
+
+int cr_pass_backward(cr_pass *pass)
+{
+    size_t lowest = lowest_layer(pass);
+    for (size_t l = pass->model->config.layers; l-- > lowest;) {
+        CR_TRY(check_cancelled(pass));
+        cr_layer_kept *kept = kept_of(pass, l);
+        if (pass->recompute) {
+            attention_forward(pass, l, pass->inputs[l], kept);
+            ffn_forward(pass, l, pass->inputs[l + 1], kept);
+        }
+        bool below = l > lowest;
+        bool attention = below || trains_attention_input(pass, l) ||
+                         has_branch(pass, l, CR_PROJECTION_o);
+        ffn_backward(pass, l, kept, attention);
+        if (attention)
+            attention_backward(pass, l, pass->inputs[l], kept, below);
+    }
+    return CR_OK;
+}

@@ -1,0 +1,265 @@
+/* model.c: opens a model file and checks every tensor against the hyperparameters. */
+#include "model/model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "file/fsio.h"
+#include "text/tokenizer.h"
+
+const cr_projection_name cr_projection_names[CR_PROJECTIONS] = {
+#define CR_PROJECTION(field, file, folder, module, rows, columns) {folder, module},
+#define CR_NORM(field, file)
+#include "model/weights.def"
+#undef CR_PROJECTION
+#undef CR_NORM
+};
+
+const char *cr_target_name(int index)
+{
+    return index >= 0 && index < CR_PROJECTIONS ? cr_projection_names[index].module : NULL;
+}
+
+unsigned cr_target_find(const char *name)
+{
+    for (int i = 0; i < CR_PROJECTIONS; i++)
+        if (strcmp(cr_projection_names[i].module, name) == 0)
+            return 1u << i;
+    return 0;
+}
+
+/* ---- weights -------------------------------------------------------------------------------- */
+
+static int load_matrix(cr_matrix *out, cr_model *model, const char *name, size_t rows,
+                       size_t columns)
+{
+    const cr_gguf_tensor *tensor;
+    CR_TRY(cr_gguf_weight(model->file, name, rows, columns, &tensor));
+    const cr_dtype_info *type = cr_dtype_find(tensor->type);
+    size_t row_bytes;
+    if (!cr_dtype_row_bytes(type, columns, &row_bytes))
+        return cr_fail(CR_EFORMAT, "tensor %s: rows of %zu values do not fill %s blocks of %zu", name,
+                       columns, type->name, type->block_length);
+    *out = (cr_matrix){tensor->data, type, rows, columns, row_bytes};
+    model->parameters += (uint64_t)rows * columns;
+    return CR_OK;
+}
+
+/* Expands a vector of `count` values to *to and moves *to past it. */
+static int load_vector(const float **out, cr_model *model, float **to, const char *name,
+                       size_t count)
+{
+    const cr_gguf_tensor *tensor;
+    CR_TRY(cr_gguf_weight(model->file, name, 1, count, &tensor));
+    cr_dtype_expand(*to, cr_dtype_find(tensor->type), tensor->data, 0, count);
+    *out = *to;
+    *to += count;
+    model->parameters += count;
+    return CR_OK;
+}
+
+static int load_layer(cr_model *model, size_t index, float **vectors)
+{
+    const cr_config *config = &model->config;
+    const size_t D = config->width, F = config->ffn_width;
+    const size_t Q = config->heads * config->head_size, K = config->kv_heads * config->head_size;
+    cr_layer *layer = &model->layers[index];
+    char name[64];
+#define CR_PROJECTION(field, file, folder, module, rows, columns)                                  \
+    snprintf(name, sizeof name, "blk.%zu." file ".weight", index);                                 \
+    CR_TRY(load_matrix(&layer->projection[CR_PROJECTION_##field], model, name, rows, columns));
+#define CR_NORM(field, file)                                                                       \
+    snprintf(name, sizeof name, "blk.%zu." file ".weight", index);                                 \
+    CR_TRY(load_vector(&layer->field, model, vectors, name, D));
+#include "model/weights.def"
+#undef CR_PROJECTION
+#undef CR_NORM
+    return CR_OK;
+}
+
+static int load_rope(cr_model *model, float **vectors)
+{
+    const cr_config *config = &model->config;
+    model->rope = (cr_rope){.base = config->rope_base,
+                            .head_size = config->head_size,
+                            .neighbours = config->family->rope_neighbours};
+    if (!cr_gguf_tensor_find(model->file, "rope_freqs.weight"))
+        return CR_OK;
+    return load_vector(&model->rope.factors, model, vectors, "rope_freqs.weight",
+                       config->head_size / 2);
+}
+
+static int load_head(cr_model *model)
+{
+    const cr_config *config = &model->config;
+    CR_TRY(load_matrix(&model->embedding, model, "token_embd.weight", config->vocabulary,
+                       config->width));
+    model->head = model->embedding;
+    if (!cr_gguf_tensor_find(model->file, "output.weight"))
+        return CR_OK;
+    return load_matrix(&model->head, model, "output.weight", config->vocabulary, config->width);
+}
+
+static int load_weights(cr_model *model)
+{
+    const cr_config *config = &model->config;
+    size_t floats = (2 * config->layers + 1) * config->width + config->head_size;
+    model->layers = cr_calloc(config->layers, sizeof *model->layers);
+    model->vectors = cr_calloc(floats, sizeof(float));
+    if (!model->layers || !model->vectors)
+        return CR_ENOMEM;
+    float *to = model->vectors;
+    CR_TRY(load_head(model));
+    for (size_t i = 0; i < config->layers; i++)
+        CR_TRY(load_layer(model, i, &to));
+    CR_TRY(load_vector(&model->final_norm, model, &to, "output_norm.weight", config->width));
+    return load_rope(model, &to);
+}
+
+/* ---- opening and closing ---------------------------------------------------------------------- */
+
+/* A copy of a text value, "" where the key is absent. */
+static int copy_text(char **out, const cr_gguf *file, const char *key)
+{
+    cr_text text = {"", 0};
+    int code = cr_gguf_text(file, key, &text);
+    if (code < 0 && code != CR_ENOTFOUND)
+        return code;
+    if (code == CR_ENOTFOUND)
+        text.length = 0;
+    *out = cr_alloc(text.length + 1);
+    if (!*out)
+        return CR_ENOMEM;
+    if (text.length)
+        memcpy(*out, text.bytes, text.length);
+    (*out)[text.length] = '\0';
+    return CR_OK;
+}
+
+static int check_tokenizer(const cr_model *model)
+{
+    cr_tokenizer_info info;
+    cr_tokenizer_describe(model->tokenizer, &info);
+    if ((size_t)info.size > model->config.vocabulary)
+        return cr_fail(CR_EFORMAT, "the tokenizer has %d tokens, the embedding only %zu rows",
+                       info.size, model->config.vocabulary);
+    return CR_OK;
+}
+
+static int fill(cr_model *model, const char *path)
+{
+    cr_file_status status;
+    CR_TRY(cr_gguf_open(&model->file, path));
+    CR_TRY(cr_file_stat(path, &status));
+    model->file_bytes = status.size;
+    model->path = cr_strdup(path);
+    if (!model->path)
+        return CR_ENOMEM;
+    CR_TRY(cr_config_from_gguf(&model->config, model->file));
+    CR_TRY(load_weights(model));
+    CR_TRY(copy_text(&model->name, model->file, "general.name"));
+    CR_TRY(copy_text(&model->chat_template, model->file, "tokenizer.chat_template"));
+    CR_TRY(cr_tokenizer_from_gguf(&model->tokenizer, model->file));
+    return check_tokenizer(model);
+}
+
+static void destroy(cr_model *model)
+{
+    cr_tokenizer_free(model->tokenizer);
+    cr_free(model->layers);
+    cr_free(model->vectors);
+    cr_free(model->name);
+    cr_free(model->chat_template);
+    cr_free(model->path);
+    cr_gguf_close(model->file);
+    cr_free(model);
+}
+
+int cr_model_open(cr_model **out, const char *path)
+{
+    *out = NULL;
+    cr_model *model = cr_calloc(1, sizeof *model);
+    if (!model)
+        return CR_ENOMEM;
+    model->holders = 1;
+    int code = fill(model, path);
+    if (code < 0) {
+        if (!strstr(cr_error_message(), path))
+            cr_fail_context(code, "%s", path);
+        destroy(model);
+        return code;
+    }
+    *out = model;
+    return CR_OK;
+}
+
+void cr_model_hold(cr_model *model)
+{
+    __atomic_add_fetch(&model->holders, 1, __ATOMIC_RELAXED);
+}
+
+void cr_model_close(cr_model *model)
+{
+    if (model && __atomic_sub_fetch(&model->holders, 1, __ATOMIC_ACQ_REL) == 0)
+        destroy(model);
+}
+
+/* ---- describing --------------------------------------------------------------------------------- */
+
+const cr_tokenizer *cr_model_tokenizer(const cr_model *model)
+{
+    return model->tokenizer;
+}
+
+/* The type that holds most of the projections' values. */
+static const char *main_type(const cr_model *model)
+{
+    const char *best = "";
+    uint64_t most = 0;
+    for (int p = 0; p < CR_PROJECTIONS; p++) {
+        const cr_dtype_info *type = model->layers[0].projection[p].type;
+        uint64_t values = 0;
+        for (size_t l = 0; l < model->config.layers; l++)
+            for (int o = 0; o < CR_PROJECTIONS; o++) {
+                const cr_matrix *other = &model->layers[l].projection[o];
+                values += other->type == type ? (uint64_t)other->rows * other->columns : 0;
+            }
+        if (values > most) {
+            most = values;
+            best = type->name;
+        }
+    }
+    return best;
+}
+
+void cr_model_describe(const cr_model *model, cr_model_info *out)
+{
+    const cr_config *config = &model->config;
+    *out = (cr_model_info){.family = config->family->name,
+                           .name = model->name,
+                           .quantisation = main_type(model),
+                           .chat_template = model->chat_template,
+                           .layers = (int)config->layers,
+                           .width = (int)config->width,
+                           .heads = (int)config->heads,
+                           .kv_heads = (int)config->kv_heads,
+                           .head_size = (int)config->head_size,
+                           .ffn_width = (int)config->ffn_width,
+                           .vocabulary = (int)config->vocabulary,
+                           .context = (int)config->context,
+                           .rope_base = config->rope_base,
+                           .norm_epsilon = (double)config->norm_epsilon,
+                           .tied_head = model->head.data == model->embedding.data,
+                           .parameters = model->parameters,
+                           .file_bytes = model->file_bytes};
+}
+
+size_t cr_model_longest_row(const cr_model *model)
+{
+    const cr_config *config = &model->config;
+    size_t longest = config->width;
+    size_t q = config->heads * config->head_size;
+    if (config->ffn_width > longest)
+        longest = config->ffn_width;
+    return q > longest ? q : longest;
+}
