@@ -48,7 +48,6 @@ local CORE_USERS = {
   ["lua/crucible/models.lua"] = true,
   ["lua/crucible/tokenizer.lua"] = true,
   ["lua/crucible/fs.lua"] = true,
-  ["lua/crucible/paths.lua"] = true,
 }
 
 -- ---- reading ------------------------------------------------------------------------------------
