@@ -1,9 +1,11 @@
 /* json.h: a minimal bounded JSON reader for file headers.
  *
  * Parses a whole text into a flat array of nodes (no recursion deeper than
- * CR_JSON_DEPTH, no more nodes than bytes). Strings are unescaped into storage
- * that the document owns. Numbers are doubles, with a flag for exact integers.
- * Trailing bytes other than spaces are refused.
+ * CR_JSON_DEPTH, no more nodes than bytes nor than CR_JSON_NODES). Strings are
+ * unescaped into storage that the document owns; all text must be UTF-8.
+ * Numbers are doubles, with a flag for exact integers. Duplicate keys, keys
+ * with a NUL and trailing bytes other than spaces are refused. Failures are
+ * CR_EFORMAT (or CR_ENOMEM) and say at which byte; they name no file.
  */
 #ifndef CR_JSON_H
 #define CR_JSON_H
@@ -11,6 +13,7 @@
 #include "base/base.h"
 
 #define CR_JSON_DEPTH 64
+#define CR_JSON_NODES (1 << 23)
 
 typedef enum cr_json_kind {
     CR_JSON_NULL, CR_JSON_FALSE, CR_JSON_TRUE, CR_JSON_NUMBER,
@@ -19,11 +22,11 @@ typedef enum cr_json_kind {
 
 typedef struct cr_json_node {
     cr_json_kind kind;
+    bool integer;      /* written as an integer that int64 holds: see `value` */
     const char *key;   /* member name inside an object, terminated; else NULL */
     const char *text;  /* strings: unescaped, terminated; length below */
     size_t length;     /* bytes of text, or children of an array or object */
     double number;
-    bool integer;      /* number is an integer that int64 holds: see `value` */
     int64_t value;
     size_t next;       /* index of the next sibling, 0 = none */
     size_t child;      /* index of the first child, 0 = none */
