@@ -48,10 +48,20 @@ function Model:info() end
 ---@return crucible.core.Tokenizer
 function Model:tokenizer() end
 
+---@class crucible.core.SessionConfig
+---@field rank integer                 >= 1
+---@field alpha number                 > 0; the branch is scaled by alpha / rank
+---@field dropout number               in [0, 1), on the branch's input
+---@field targets string[]             at least one of core.targets()
+---@field rslora boolean?              scale by alpha / sqrt(rank) instead
+---@field seed integer?                any; of the first A, of dropout and of sampling without a seed
+---@field threads integer?             at most 1024; 0 (default) = core.available_threads()
+---@field micro_batch_tokens integer?  activations are kept for about so many tokens at a time; 0 (default) = 2048
+---@field recompute boolean?           keep each layer's input alone and run it again in backward
+
 --- Creates a session: the model with one lora, its gradients and optimiser state. The model may be
---- closed before the session. rank >= 1, alpha > 0, dropout in [0, 1), at least one target; seed
---- (0) is any integer; threads 0 = available_threads(), at most 1024; micro_batch_tokens 0 = 2048.
----@param config { rank: integer, alpha: number, dropout: number, targets: string[], rslora: boolean?, seed: integer?, threads: integer?, micro_batch_tokens: integer?, recompute: boolean? }
+--- closed before the session.
+---@param config crucible.core.SessionConfig
 ---@return crucible.core.Session? session, string? message, string? code
 function Model:session(config) end
 
@@ -74,9 +84,18 @@ function Tokenizer:encode(text, parse_special) end
 ---@return string? text, string? message, string? code  "argument": an id outside the vocabulary
 function Tokenizer:decode(ids, skip_special) end
 
---- model ("gpt2"), pretokenizer, size (ids are 0 to size - 1), add_bos, and where the model has
---- them bos, eos, pad, unknown (ids).
----@return { model: string, pretokenizer: string, size: integer, add_bos: boolean, bos: integer?, eos: integer?, pad: integer?, unknown: integer? }
+---@class crucible.core.TokenizerInfo
+---@field model string         "gpt2": byte-level BPE
+---@field pretokenizer string  "smollm"
+---@field size integer         ids are 0 to size - 1
+---@field add_bos boolean      the model expects a BOS before the text
+---@field bos integer?         ids; nil where the model has none
+---@field eos integer?
+---@field pad integer?
+---@field unknown integer?
+
+--- What kind of tokenizer it is, and the ids with a role.
+---@return crucible.core.TokenizerInfo
 function Tokenizer:info() end
 
 --- The id whose text is exactly `text`, or nil.
@@ -104,19 +123,37 @@ local Session = {}
 ---@return number[][]? logprobs, string? message, string? code
 function Session:forward(batch, options) end
 
+---@class crucible.core.LossResult
+---@field loss number           scaled; NaN or infinite if the numbers are
+---@field sum number            Σ weight · -log p
+---@field supervised integer    targets of weight other than 0
+---@field tokens integer        input positions
+---@field logprobs number[][]?  on request, as from forward (but with dropout)
+
 --- Cross-entropy, scale · Σ weight · -log p, and its gradients, added to the session's. Without
---- scale, the mean over the supervised tokens of this call. sum is unscaled; supervised counts the
---- targets of weight other than 0, tokens the input positions. `logprobs`: as from forward, too.
+--- scale, the mean over the supervised tokens of this call.
 ---@param batch crucible.core.Datum[]
 ---@param options { scale: number?, logprobs: boolean? }?
----@return { loss: number, sum: number, supervised: integer, tokens: integer, logprobs: number[][]? }? result, string? message, string? code
+---@return crucible.core.LossResult? result, string? message, string? code
 function Session:forward_backward(batch, options) end
 
---- Clips the gradients to max_grad_norm (1.0; 0 = never), updates by AdamW (beta1 0.9, beta2 0.999,
---- eps 1e-8, weight_decay 0.01) and zeroes the gradients. skipped: a gradient was not finite, so
---- nothing was updated. grad_norm is the norm before clipping.
----@param params { lr: number, beta1: number?, beta2: number?, eps: number?, weight_decay: number?, max_grad_norm: number? }
----@return { grad_norm: number, update_norm: number, skipped: boolean, step: integer }? result, string? message, string? code
+---@class crucible.core.AdamParams
+---@field lr number              >= 0
+---@field beta1 number?          0.9
+---@field beta2 number?          0.999
+---@field eps number?            1e-8
+---@field weight_decay number?   0.01, decoupled
+---@field max_grad_norm number?  1.0, over all matrices; 0 = never clip
+
+---@class crucible.core.OptimResult
+---@field grad_norm number    before clipping
+---@field update_norm number  of the change of all weights
+---@field skipped boolean     a gradient was not finite: nothing was updated
+---@field step integer        updates made so far
+
+--- Clips the gradients, updates by AdamW and zeroes the gradients.
+---@param params crucible.core.AdamParams
+---@return crucible.core.OptimResult? result, string? message, string? code
 function Session:optim_step(params) end
 
 --- Forgets the gradients added so far.
@@ -127,9 +164,16 @@ function Session:zero_gradients() end
 ---@return integer
 function Session:step(step) end
 
+---@class crucible.core.Parameter
+---@field name string
+---@field layer integer
+---@field target string
+---@field rows integer
+---@field columns integer
+
 --- The trained matrices in order of depth, then projection, then A before B. Names are those of
 --- checkpoints and count layers from 0: layer 1 is "layers.0.self_attn.q_proj.lora_A".
----@return { name: string, layer: integer, target: string, rows: integer, columns: integer }[]
+---@return crucible.core.Parameter[]
 function Session:parameters() end
 
 --- A copy of a matrix as a flat row-major list. which: "value" (default), "gradient", "moment1", "moment2".
@@ -170,16 +214,30 @@ function Session:save_optimizer(path) end
 ---@return true? ok, string? message, string? code
 function Session:load_optimizer(path) end
 
+---@class crucible.core.MemoryPlan
+---@field weights_mapped integer  bytes of the file, shared and reclaimable
+---@field lora integer            matrices, gradients and moments
+---@field activations integer     kept from forward for backward
+---@field scratch integer         work space
+
 --- Bytes that a step over rows of these lengths (>= 1) will hold, before it runs.
 ---@param lengths integer[]
----@return { weights_mapped: integer, lora: integer, activations: integer, scratch: integer }? plan, string? message, string? code
+---@return crucible.core.MemoryPlan? plan, string? message, string? code
 function Session:memory(lengths) end
 
---- Starts batched generation. temperature 0 = greedy; top_p in (0, 1], 1 = off; top_k 0 = off;
---- max_tokens new tokens a prompt; a token of stop_ids ends its row and is left out; max_batch rows
---- are decoded together, 0 = 16; base: without the lora.
+---@class crucible.core.SamplingParams
+---@field temperature number?   0 = greedy
+---@field top_p number?         in (0, 1]; 1 = off
+---@field top_k integer?        0 = off
+---@field max_tokens integer?   new tokens a prompt
+---@field seed integer?         each prompt draws from a stream of its own
+---@field stop_ids integer[]?   any of these ends a row and is left out
+---@field max_batch integer?    rows decoded together; 0 = 16
+---@field base boolean?         without the lora
+
+--- Starts batched generation.
 ---@param prompts integer[][]  none empty
----@param params { temperature: number?, top_p: number?, top_k: integer?, max_tokens: integer?, seed: integer?, stop_ids: integer[]?, max_batch: integer?, base: boolean? }?
+---@param params crucible.core.SamplingParams?
 ---@return crucible.core.Generation? generation, string? message, string? code
 function Session:generate(prompts, params) end
 
@@ -200,10 +258,14 @@ function Session:close() end
 ---@class crucible.core.Generation  keeps its session from being collected
 local Generation = {}
 
---- Decodes one token of every active row: a list of events, or nil at the end. `prompt` counts from 1;
---- token and logprob (under the model, before temperature and filters) are absent when a row ended
---- without a further token; finish is "stop" or "length" in a row's last event.
----@return { prompt: integer, token: integer?, logprob: number?, finish: string? }[]? events, string? message, string? code
+---@class crucible.core.Event
+---@field prompt integer    from 1
+---@field token integer?    nil when the row ended without a further token
+---@field logprob number?   of the token under the model, before temperature and filters
+---@field finish string?    "stop" or "length" in a row's last event
+
+--- Decodes one token of every active row: an event each, or nil alone at the end.
+---@return crucible.core.Event[]? events, string? message, string? code
 function Generation:step() end
 
 --- Ends a row early (a stop string was found); its place is free at the next step.

@@ -1,0 +1,51 @@
+-- The local engine: this library's C core behind lora.adapter's contract.
+local config = require "crucible.lora.config"
+local core = require "crucible.core"
+local errors = require "crucible.errors"
+local experiment = require "crucible.lora.experiment"
+local model = require "crucible.model"
+local session = require "crucible.adapters.local.session"
+
+local adapter = {
+  generate_id = experiment.generate_id,
+  create_experiment = experiment.create_experiment,
+  batch_dataset = experiment.batch_dataset,
+  format_training_data = experiment.format_training_data,
+  calculate_metrics = experiment.calculate_metrics,
+  validate_quality = experiment.validate_quality,
+  sampling_params = experiment.sampling_params,
+  checkpoint_name = experiment.checkpoint_name,
+}
+
+local function check_shared(given)
+  if not model.is(given.model) then errors.raise("lora.create_session: model must be a crucible.model") end
+  if config.names_no_model(given.config) or given.config.base_model == given.model.name then return end
+  errors.raise('lora.create_session: config.base_model is "%s" but the given model is "%s"', given.config.base_model,
+    given.model.name)
+end
+
+--- A session on config.base_model, or on the model given. `given` is what lora.create_session has
+--- checked.
+---@param given table
+---@return crucible.Session? session, string? message, string? code
+function adapter.create_session(given)
+  local base, message, code = given.model, nil, nil
+  if base then
+    check_shared(given)
+  else
+    base, message, code = model.open(given.config.base_model)
+    if not base then return nil, message, code end
+  end
+  local made
+  made, message, code = session.new(base, given)
+  if not made then
+    if not given.model then base:close() end
+    return nil, message, code
+  end
+  made.owns_model = not given.model
+  made.kernels = core.kernel_name()
+  made.threads = given.config.threads > 0 and given.config.threads or core.available_threads()
+  return made
+end
+
+return adapter

@@ -1,0 +1,112 @@
+-- Completions and scores over the core's batched decoding.
+local errors = require "crucible.errors"
+local text_stream = require "crucible.text_stream"
+
+local generation = {}
+
+---@class crucible.lora.Completion
+---@field text string
+---@field tokens integer[]    generated, the end token left out
+---@field logprobs number[]   of each token under the model, before temperature and filters
+---@field finish "stop"|"length"  an end token or a stop text; or max_tokens
+---@field prompt_tokens integer
+
+---@class crucible.lora.TokenEvent
+---@field prompt integer   number of the prompt
+---@field token integer?   nil when the row ended without a further token
+---@field logprob number?
+---@field text string      what is now certain of the text; may be empty
+---@field finish string?   at the row's last event
+
+local function start_row(prompt, stops)
+  return {
+    prompt_tokens = #prompt, previous = prompt[#prompt], tokens = {}, logprobs = {}, stream = text_stream.new(stops),
+  }
+end
+
+-- Text that a token adds after the one before it: vocabularies that write a word's space into the
+-- token show it only there.
+local function piece(tokenizer, previous, token)
+  local before = tokenizer:decode({ previous }, true)
+  return tokenizer:decode({ previous, token }, true):sub(#before + 1)
+end
+
+local function add_token(row, event, tokenizer)
+  row.tokens[#row.tokens + 1] = event.token
+  row.logprobs[#row.logprobs + 1] = event.logprob
+  local released = row.stream:push(piece(tokenizer, row.previous, event.token))
+  row.previous = event.token
+  return released
+end
+
+-- Takes one event into its row; returns the text released and why the row ended, if it did.
+local function consume(row, event, tokenizer, running)
+  local released = event.token and add_token(row, event, tokenizer) or ""
+  local finish = event.finish
+  if row.stream.stopped then
+    if not finish then running:finish(event.prompt) end
+    finish = "stop"
+  elseif finish then
+    released = released .. row.stream:finish()
+  end
+  row.finish = finish
+  return released, finish
+end
+
+local function completion(row, trim)
+  local text = row.stream.text
+  return {
+    text = trim and text:match("^%s*(.-)%s*$") or text, tokens = row.tokens, logprobs = row.logprobs,
+    finish = row.finish, prompt_tokens = row.prompt_tokens,
+  }
+end
+
+local function decode_all(running, rows, tokenizer, on_token)
+  while true do
+    local events, message, code = running:step()
+    if message then return nil, message, code end
+    if not events then return true end
+    for _, event in ipairs(events) do
+      local row = rows[event.prompt]
+      if not row.finish then
+        local released, finish = consume(row, event, tokenizer, running)
+        if on_token then
+          on_token { prompt = event.prompt, token = event.token, logprob = event.logprob, text = released, finish = finish }
+        end
+      end
+    end
+  end
+end
+
+local function core_params(session, params)
+  return {
+    temperature = params.temperature, top_p = params.top_p, top_k = params.top_k, max_tokens = params.max_tokens,
+    seed = params.seed or session.seed, stop_ids = params.stop_ids or { session.tokenizer.eos },
+    max_batch = params.max_batch, base = params.base,
+  }
+end
+
+--- A completion for each list of ids.
+---@param session crucible.Session
+---@param prompts integer[][]
+---@param params table  of lora.sampling_params
+---@param on_token fun(event: crucible.lora.TokenEvent)?
+---@return crucible.lora.Completion[]? completions, string? message, string? code
+function generation.sample(session, prompts, params, on_token)
+  local rows = {}
+  for i, prompt in ipairs(prompts) do
+    if #prompt == 0 then errors.raise("session:sample: prompt %d is empty", i) end
+    rows[i] = start_row(prompt, params.stop_sequences)
+  end
+  if #rows == 0 then return {} end
+  local running, message, code = session.core:generate(prompts, core_params(session, params))
+  if not running then return nil, message, code end
+  local guard <close> = running -- an on_token that raises must not leave it running
+  local ok
+  ok, message, code = decode_all(guard, rows, session.tokenizer, on_token)
+  if not ok then return nil, message, code end
+  for i, row in ipairs(rows) do rows[i] = completion(row, params.trim) end
+  return rows
+end
+
+return generation

@@ -1,0 +1,405 @@
+-- A session of the local engine: one base model, one lora, its optimiser state and its random
+-- numbers, over crucible.core.
+local checkpoints = require "crucible.lora.checkpoints"
+local errors = require "crucible.errors"
+local experiment = require "crucible.lora.experiment"
+local fs = require "crucible.fs"
+local generation = require "crucible.adapters.local.generation"
+local gradients = require "crucible.adapters.local.gradients"
+local config = require "crucible.lora.config"
+local loss_functions = require "crucible.lora.loss_functions"
+local paths = require "crucible.paths"
+local peft = require "crucible.lora.peft"
+local schema = require "crucible.schema"
+
+---@class crucible.Session
+---@field experiment_id string
+---@field config crucible.lora.Config
+---@field adapter_name string  name of the lora
+---@field engine string        "local"
+---@field training_client crucible.core.Session
+---@field sampling_client crucible.core.Session
+---@field started_at string    UTC
+---@field seed integer
+---@field tokenizer crucible.Tokenizer
+---@field context integer      longest row in tokens
+---@field run_dir string
+---@field model crucible.Model
+local Session = { __name = "crucible.session" }
+Session.__index = Session
+
+local session = {}
+
+local function handle(self)
+  if self.closed then errors.raise("%s is closed", tostring(self)) end
+  return self.core
+end
+
+local function core_config(given)
+  local c = given.config
+  return {
+    rank = c.lora_rank, alpha = c.lora_alpha, dropout = c.lora_dropout, targets = c.target_modules, rslora = c.rslora,
+    seed = given.seed, threads = c.threads, micro_batch_tokens = c.micro_batch_tokens,
+    recompute = c.recompute == "layer",
+  }
+end
+
+--- A session on an open model. `given` is what lora.create_session has checked.
+---@param model crucible.Model
+---@param given table
+---@return crucible.Session? session, string? message, string? code
+function session.new(model, given)
+  local core, message, code = model:handle():session(core_config(given))
+  if not core then return nil, message, code end
+  local id = given.experiment_id or experiment.generate_id()
+  return setmetatable({
+    experiment_id = id, config = given.config, adapter_name = given.adapter_name, engine = "local", core = core,
+    training_client = core, sampling_client = core, started_at = experiment.now(), seed = given.seed, model = model,
+    tokenizer = model.tokenizer, context = model.info.context, run_dir = paths.join(given.runs, id), runs = given.runs,
+    gradient_age = 0, closed = false,
+  }, Session)
+end
+
+-- ---- training ------------------------------------------------------------------------------
+
+local outputs = { "logprobs" }
+
+local forward_options = schema.new("session:forward", {
+  { name = "outputs", default = outputs, check = schema.list(schema.one_of(outputs)), doc = "what to return" },
+  { name = "base", default = false, check = schema.boolean, doc = "leave the lora out" },
+})
+
+--- Log-probabilities of the targets: no gradient, dropout off. A list for each datum, NaN where
+--- the weight is 0.
+---@param batch crucible.core.Datum[]
+---@param options { outputs: string[]?, base: boolean? }?
+---@return { logprobs: number[][] }? result, string? message, string? code
+function Session:forward(batch, options)
+  local given = forward_options:resolve(options)
+  local logprobs, message, code = handle(self):forward(batch, { base = given.base })
+  if not logprobs then return nil, message, code end
+  return { logprobs = logprobs }
+end
+
+local backward_options = schema.new("session:forward_backward", {
+  { name = "counts", check = schema.table, doc = "units of each loss over the whole optimiser step; default: this call's" },
+  { name = "logprobs", default = false, check = schema.boolean, doc = "also return the targets' log-probabilities" },
+})
+
+local function units(loss, batch)
+  local count = 0
+  for _, datum in ipairs(batch) do count = count + loss.count(datum) end
+  return count
+end
+
+local function step_count(loss, batch, counts)
+  if not counts then return units(loss, batch) end
+  local count = counts[loss.name]
+  if type(count) ~= "number" or not (count >= 0) then
+    errors.raise("session:forward_backward: counts.%s must be a number of at least 0, got %s", loss.name,
+      schema.show(count))
+  end
+  return count
+end
+
+--- A loss and its gradients, which add up until optim_step. The loss is the sum over this batch
+--- divided by `counts[name]`: the mean over a whole optimiser step when all its batches are given
+--- that step's count.
+---@param batch crucible.core.Datum[]
+---@param loss_fn string|crucible.lora.Loss|nil  "cross_entropy" if nil
+---@param options { counts: table<string, number>?, logprobs: boolean? }?
+---@return { loss: number, sum: number, components: table<string, number>, counts: table<string, integer>, supervised: integer, tokens: integer, logprobs: number[][]? }? result, string? message, string? code
+function Session:forward_backward(batch, loss_fn, options)
+  local given = backward_options:resolve(options)
+  local loss = loss_functions.resolve(loss_fn or "cross_entropy")
+  if loss.name ~= "cross_entropy" then errors.raise("the local engine has no loss %s; it has: cross_entropy", loss.name) end
+  local scale = 1 / math.max(1, step_count(loss, batch, given.counts))
+  local found, message, code = handle(self):forward_backward(batch, { scale = scale, logprobs = given.logprobs })
+  if not found then return nil, message, code end
+  return {
+    loss = found.loss, sum = found.sum, components = { [loss.name] = found.loss },
+    counts = { [loss.name] = units(loss, batch) }, supervised = found.supervised, tokens = found.tokens,
+    logprobs = found.logprobs,
+  }
+end
+
+--- Clips, updates with AdamW and zeroes the gradients. A gradient that is not finite leaves the
+--- weights as they are: skipped.
+---@param adam_params table?  of lora.config.adam_params; default: the session's config
+---@return { grad_norm: number, update_norm: number, skipped: boolean, step: integer }? result, string? message, string? code
+function Session:optim_step(adam_params)
+  local found, message, code = handle(self):optim_step(adam_params or config.adam_params(self.config))
+  if not found then return nil, message, code end
+  self.gradient_age = self.gradient_age + 1
+  return found
+end
+
+--- Drops the gradients added so far.
+function Session:zero_gradients()
+  handle(self):zero_gradients()
+  self.gradient_age = self.gradient_age + 1
+end
+
+--- Views of the gradients added so far, by name; they end with the next optim_step.
+---@return table<string, crucible.lora.Gradient>
+function Session:gradients()
+  handle(self)
+  return gradients.views(self)
+end
+
+-- ---- sampling ------------------------------------------------------------------------------
+
+--- A completion for each prompt (texts or lists of ids; a single text is one prompt). Parameters
+--- as lora.sampling_params takes them. `on_token` hears each token as it comes. Fails with
+--- "context_overflow" when a prompt and max_tokens do not fit.
+---@param prompts string|(string|integer[])[]
+---@param params table?
+---@param on_token fun(event: crucible.lora.TokenEvent)?
+---@return crucible.lora.Completion[]? completions, string? message, string? code
+function Session:sample(prompts, params, on_token)
+  handle(self)
+  if type(prompts) == "string" then prompts = { prompts } end
+  if type(prompts) ~= "table" then errors.raise("session:sample: expected a list of prompts, got %s", schema.show(prompts)) end
+  if on_token ~= nil and not schema.callable.read(on_token) then
+    errors.raise("session:sample: on_token must be a function, got %s", schema.show(on_token))
+  end
+  local ids = {}
+  for i, prompt in ipairs(prompts) do ids[i] = self.tokenizer:prompt_ids(prompt) end
+  return generation.sample(self, ids, experiment.sampling_params(params), on_token)
+end
+
+local score_options = schema.new("session:score", {
+  { name = "base", default = false, check = schema.boolean, doc = "leave the lora out" },
+})
+
+-- Ids of each choice after a prompt; the seam's space is added where the prompt is text.
+local function choice_ids(self, prompt, choices)
+  local ids = {}
+  for c, choice in ipairs(choices) do
+    if type(choice) == "table" then
+      ids[c] = choice
+    elseif type(prompt) == "string" then
+      ids[c] = self.tokenizer:answer(prompt, choice)
+    else
+      ids[c] = self.tokenizer:encode(choice)
+    end
+  end
+  return ids
+end
+
+--- Log-probability of each choice after each prompt, summed over the choice's tokens:
+--- scores[i][c]. Choices are texts or lists of ids, one list for all prompts; or, with a list of
+--- lists of texts, one for each.
+---@param prompts (string|integer[])[]
+---@param choices string[]|integer[][]|string[][]
+---@param options { base: boolean? }?
+---@return number[][]? scores, string? message, string? code
+function Session:score(prompts, choices, options)
+  local given = score_options:resolve(options)
+  local each = type(choices[1]) == "table" and type(choices[1][1]) ~= "number"
+  if each and #choices ~= #prompts then
+    errors.raise("session:score: %d prompts and %d lists of choices", #prompts, #choices)
+  end
+  local ids, continuations = {}, {}
+  for i, prompt in ipairs(prompts) do
+    ids[i] = self.tokenizer:prompt_ids(prompt)
+    continuations[i] = choice_ids(self, prompt, each and choices[i] or choices)
+  end
+  if #ids == 0 then return {} end
+  return handle(self):score(ids, continuations, { base = given.base })
+end
+
+-- ---- files ---------------------------------------------------------------------------------
+
+local function checkpoint_folder(self) return paths.join(self.run_dir, "checkpoints") end
+
+local function save_lora(self, folder)
+  local ok, message, code = self.core:save_lora(paths.join(folder, peft.weights_file))
+  if not ok then return nil, message, code end
+  return fs.write_file(paths.join(folder, peft.config_file), peft.config_bytes(self.config, self.model:hub_name()))
+end
+
+local function save_files(self, folder)
+  local ok, message, code = save_lora(self, folder)
+  if not ok then return nil, message, code end
+  return self.core:save_optimizer(paths.join(folder, checkpoints.optimizer_file))
+end
+
+local function state_of(self, loop)
+  local digest, message, code = self.model:digest()
+  if not digest then return nil, message, code end
+  return {
+    engine = self.engine, experiment_id = self.experiment_id, adapter_name = self.adapter_name, seed = self.seed,
+    step = self.core:step(), config = config.plain(self.config), loop = loop,
+    base_model = { name = self.model:hub_name(), file = paths.basename(self.model.path), sha256 = digest },
+  }
+end
+
+local save_options = schema.new("session:save_checkpoint", {
+  { name = "folder", check = schema.nonempty_string, doc = "where to put it; default: <run_dir>/checkpoints" },
+  { name = "loop", check = schema.table, doc = "where a training loop stands, kept in trainer_state.json" },
+})
+
+--- Writes the lora, the optimiser state and what is needed to go on from here.
+---@param name string  of the folder: letters, digits, '_', '-', '.'
+---@param options { folder: string?, loop: table? }?
+---@return crucible.lora.Checkpoint? checkpoint, string? message, string? code
+function Session:save_checkpoint(name, options)
+  local given = save_options:resolve(options)
+  handle(self)
+  if type(name) ~= "string" or not name:find("^[%w_%-][%w_%-%.]*$") then
+    errors.raise("session:save_checkpoint: a name is letters, digits, '_', '-' and '.', got %s", schema.show(name))
+  end
+  local state, message, code = state_of(self, given.loop)
+  if not state then return nil, message, code end
+  local path
+  path, message, code = checkpoints.write(given.folder or checkpoint_folder(self), name, state, function(folder)
+    return save_files(self, folder)
+  end)
+  if not path then return nil, message, code end
+  return checkpoints.summary(name, path, state)
+end
+
+local function check_origin(self, path, state)
+  local digest, message, code = self.model:digest()
+  if not digest then return nil, message, code end
+  if state.base_model.sha256 ~= digest then
+    return errors.failure("format", "%s was made on another base model (%s, SHA-256 %s), this session runs on %s (%s)",
+      path, state.base_model.file, state.base_model.sha256:sub(1, 12), paths.basename(self.model.path), digest:sub(1, 12))
+  end
+  return true
+end
+
+local function check_shape(self, path)
+  local file = paths.join(path, peft.config_file)
+  local bytes, message, code = fs.read_file(file)
+  if not bytes then return nil, message, code end
+  local difference
+  difference, message, code = peft.difference(bytes, self.config)
+  if code then return errors.failure(code, "%s: %s", file, message) end
+  if difference then return errors.failure("format", "%s does not fit this session: %s", file, difference) end
+  return true
+end
+
+local function load_weights(self, path)
+  local ok, message, code = check_shape(self, path)
+  if not ok then return nil, message, code end
+  return self.core:load_lora(paths.join(path, peft.weights_file))
+end
+
+-- Everything is checked before the first byte of the session changes.
+local function load_whole(self, path)
+  local state, message, code = checkpoints.read(path)
+  if not state then return nil, message, code end
+  local ok
+  ok, message, code = checkpoints.verify(path, state)
+  if ok then ok, message, code = check_origin(self, path, state) end
+  if ok then ok, message, code = load_weights(self, path) end
+  if ok then ok, message, code = self.core:load_optimizer(paths.join(path, checkpoints.optimizer_file)) end
+  if not ok then return nil, message, code end
+  return state
+end
+
+local load_options = schema.new("session:load_checkpoint", {
+  { name = "weights_only", default = false, check = schema.boolean,
+    doc = "take the lora alone, from any PEFT folder; the optimiser starts anew" },
+})
+
+--- Takes over a checkpoint, by name (of this session's run) or path; returns its state. An
+--- incomplete or damaged one, one of another base model or of another shape is refused and the
+--- session stays as it was. Gradients added so far are dropped.
+---@param name_or_path string
+---@param options { weights_only: boolean? }?
+---@return table? state, string? message, string? code
+function Session:load_checkpoint(name_or_path, options)
+  local given = load_options:resolve(options)
+  handle(self)
+  local path = checkpoints.locate(checkpoint_folder(self), name_or_path)
+  local state, message, code
+  if given.weights_only then
+    local ok
+    ok, message, code = load_weights(self, path)
+    state = ok and {} or nil
+  else
+    state, message, code = load_whole(self, path)
+  end
+  if not state then return nil, message, code end
+  self:zero_gradients()
+  return state
+end
+
+--- Another session on the same model with a checkpoint's weights, for evaluation beside this
+--- one. To be closed by the caller.
+---@param name_or_path string
+---@return crucible.Session? session, string? message, string? code
+function Session:open_checkpoint(name_or_path)
+  handle(self)
+  local path = checkpoints.locate(checkpoint_folder(self), name_or_path)
+  local other, message, code = session.new(self.model, {
+    config = self.config, seed = self.seed, experiment_id = self.experiment_id, adapter_name = self.adapter_name,
+    runs = self.runs,
+  })
+  if not other then return nil, message, code end
+  other.run_dir = self.run_dir
+  local state
+  state, message, code = load_whole(other, path)
+  if state then return other end
+  other:close()
+  return nil, message, code
+end
+
+--- The complete checkpoints of this session's run, by step.
+---@return crucible.lora.Checkpoint[]? list, string? message, string? code
+function Session:checkpoints() return checkpoints.list(checkpoint_folder(self)) end
+
+local export_options = schema.new("session:export", {
+  { name = "format", default = "peft", check = schema.one_of { "peft" },
+    doc = "peft: a folder with adapter_model.safetensors and adapter_config.json" },
+})
+
+--- Writes the lora for other programs into a folder.
+---@param path string
+---@param options { format: "peft"? }?
+---@return string? path, string? message, string? code
+function Session:export(path, options)
+  export_options:resolve(options)
+  handle(self)
+  local ok, message, code = fs.make_folder(path)
+  if ok then ok, message, code = save_lora(self, path) end
+  if not ok then return nil, message, code end
+  return path
+end
+
+--- What runs this session: engine, model (name, file, sha256, shape), kernels, threads,
+--- parameters trained.
+---@return table? description, string? message, string? code
+function Session:describe()
+  local digest, message, code = self.model:digest()
+  if not digest then return nil, message, code end
+  local trained = 0
+  for _, parameter in ipairs(handle(self):parameters()) do trained = trained + parameter.rows * parameter.columns end
+  local about = self.model:describe()
+  about.path, about.chat_template = nil, nil
+  about.sha256, about.file, about.hub = digest, paths.basename(self.model.path), self.model:hub_name()
+  return {
+    engine = self.engine, model = about, trained_parameters = trained, kernels = self.kernels, threads = self.threads,
+  }
+end
+
+--- Releases the session, and the model if the session opened it. Safe to call twice.
+function Session:close()
+  if self.closed then return end
+  self.closed = true
+  self.core:close()
+  if self.owns_model then self.model:close() end
+end
+
+Session.__gc = Session.close
+Session.__close = Session.close
+
+function Session:__tostring()
+  return ("crucible.session(%s on %s, rank %d, %s%s)"):format(self.adapter_name, self.model.name,
+    self.config.lora_rank, self.experiment_id, self.closed and ", closed" or "")
+end
+
+return session

@@ -1,0 +1,30 @@
+-- What `require "crucible"` shows: the rooms, each loaded when it is first looked at.
+local crucible = {
+  _VERSION = "crucible 0.1.0",
+  _DESCRIPTION = "LoRA fine-tuning of language models on the CPU, from Lua",
+}
+
+local rooms = {
+  core = "crucible.core",
+  lora = "crucible.lora",
+  model = "crucible.model",
+  models = "crucible.models",
+  tokenizer = "crucible.tokenizer",
+}
+
+---@class crucible
+---@field core crucible.core            the C module
+---@field lora crucible.lora            experiments, sessions, training, evaluation
+---@field model crucible.model          crucible.model(name_or_path) opens a base model
+---@field models crucible.models        names of models and where their files lie
+---@field tokenizer crucible.tokenizer  crucible.tokenizer(name_or_path)
+return setmetatable(crucible, {
+  __index = function(self, name)
+    local room = rooms[name]
+    if not room then return nil end
+    local loaded = require(room)
+    rawset(self, name, loaded)
+    return loaded
+  end,
+  __tostring = function() return crucible._VERSION end,
+})

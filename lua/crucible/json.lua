@@ -1,0 +1,129 @@
+-- JSON over lua-cjson for reading, and a writer whose bytes depend on the values alone: keys
+-- sorted, integers without a point, floats in the shortest form that reads back exactly.
+--
+-- Reading keeps whole numbers integers (cjson gives floats; above 2^53 they are not exact) and
+-- gives json.null for null. Writing turns NaN and infinities into null, which JSON has no word
+-- for, and bytes that are not UTF-8 into U+FFFD.
+local cjson = require "cjson"
+local errors = require "crucible.errors"
+
+local json = { null = cjson.null }
+
+local reader = cjson.new() -- an instance of our own: a host's settings stay as they are
+reader.decode_invalid_numbers(false)
+reader.decode_max_depth(200)
+
+local Array = { __name = "crucible.json.array" }
+
+--- Marks a table as an array, so that it is written as [] when empty.
+---@generic T: table
+---@param list T
+---@return T
+function json.array(list) return setmetatable(list, Array) end
+
+local function whole(value)
+  if type(value) == "number" then return math.tointeger(value) or value end
+  if type(value) == "table" then
+    for key, inner in pairs(value) do
+      if type(inner) ~= "string" then value[key] = whole(inner) end
+    end
+  end
+  return value
+end
+
+--- Value of a JSON text.
+---@param text string
+---@return any value, string? message, string? code
+function json.decode(text)
+  local ok, value = pcall(reader.decode, text)
+  if not ok then return errors.failure("format", "not JSON: %s", (tostring(value):gsub("^.-:%d+: ", ""))) end
+  return whole(value)
+end
+
+local escapes = {
+  ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t", ["\b"] = "\\b", ["\f"] = "\\f",
+}
+
+local function escape(char) return escapes[char] or ("\\u%04x"):format(char:byte()) end
+
+local function valid_utf8(text)
+  local position, parts = 1, {}
+  while position <= #text do
+    local length, bad = utf8.len(text, position)
+    if length then
+      parts[#parts + 1] = text:sub(position)
+      break
+    end
+    parts[#parts + 1] = text:sub(position, bad - 1) .. "\u{FFFD}"
+    position = bad + 1
+  end
+  return table.concat(parts)
+end
+
+local function encode_string(text)
+  if not utf8.len(text) then text = valid_utf8(text) end
+  return '"' .. text:gsub('[%c"\\]', escape) .. '"'
+end
+
+local function encode_number(value)
+  if math.type(value) == "integer" then return ("%d"):format(value) end
+  if value ~= value or value == math.huge or value == -math.huge then return "null" end
+  for digits = 15, 17 do
+    local text = ("%." .. digits .. "g"):format(value)
+    if tonumber(text) == value then return text end
+  end
+end
+
+local encode -- forward: containers and values call each other
+
+local function encode_list(list, pad)
+  local parts = {}
+  for i = 1, #list do parts[i] = encode(list[i], pad) end
+  if #parts == 0 then return "[]" end
+  return "[" .. table.concat(parts, pad and ", " or ",") .. "]"
+end
+
+local function sorted_keys(object)
+  local keys, names = {}, {}
+  for key in pairs(object) do
+    local name = tostring(key)
+    keys[#keys + 1], names[name] = name, key
+  end
+  table.sort(keys)
+  return keys, names
+end
+
+local function encode_object(object, pad)
+  local keys, names = sorted_keys(object)
+  if #keys == 0 then return "{}" end
+  local inner = pad and pad .. "  "
+  local parts = {}
+  for i, key in ipairs(keys) do
+    parts[i] = encode_string(key) .. (pad and ": " or ":") .. encode(object[names[key]], inner)
+  end
+  if not pad then return "{" .. table.concat(parts, ",") .. "}" end
+  return "{" .. inner .. table.concat(parts, "," .. inner) .. pad .. "}"
+end
+
+function encode(value, pad)
+  local kind = type(value)
+  if kind == "string" then return encode_string(value) end
+  if kind == "number" then return encode_number(value) end
+  if kind == "boolean" then return tostring(value) end
+  if value == nil or value == json.null then return "null" end
+  if kind ~= "table" then errors.raise("json.encode: a %s has no JSON form", kind) end
+  if getmetatable(value) == Array or #value > 0 then return encode_list(value, pad) end
+  return encode_object(value, pad)
+end
+
+--- One line of JSON.
+---@param value any
+---@return string
+function json.encode(value) return encode(value, nil) end
+
+--- JSON to be read by people: one key a line, a newline at the end.
+---@param value any
+---@return string
+function json.encode_pretty(value) return encode(value, "\n") .. "\n" end
+
+return json

@@ -1,0 +1,195 @@
+-- Checkpoint folders: written whole or not at all, sealed with digests, listed, found, refused
+-- when incomplete.
+--
+--     <folder>/step_000100/  adapter_model.safetensors, adapter_config.json,
+--                            optimizer.safetensors, trainer_state.json
+--
+-- trainer_state.json is written last and holds the SHA-256 of the others; a folder without it is
+-- not a checkpoint. Names that begin with a dot are work in progress.
+local errors = require "crucible.errors"
+local fs = require "crucible.fs"
+local json = require "crucible.json"
+local paths = require "crucible.paths"
+
+local checkpoints = {}
+
+checkpoints.state_file = "trainer_state.json"
+checkpoints.optimizer_file = "optimizer.safetensors"
+
+local FORMAT = 1
+
+-- Runs steps that return true or nil, message, code, up to the first failure.
+local function in_order(steps)
+  for _, step in ipairs(steps) do
+    local ok, message, code = step()
+    if not ok then return nil, message, code end
+  end
+  return true
+end
+
+-- ---- writing -------------------------------------------------------------------------------
+
+local function seal(folder, state)
+  local names, message, code = fs.list(folder)
+  if not names then return nil, message, code end
+  state.format, state.files = FORMAT, {}
+  for _, name in ipairs(names) do
+    local digest
+    digest, message, code = fs.sha256 { file = paths.join(folder, name) }
+    if not digest then return nil, message, code end
+    state.files[name] = digest
+  end
+  return fs.write_file(paths.join(folder, checkpoints.state_file), json.encode_pretty(state))
+end
+
+-- Puts `from` at `to`. A folder already there is kept aside until the new one stands, so that a
+-- kill between the two renames loses nothing: `recover` puts it back.
+local function replace(from, to, aside)
+  local steps = {
+    function() return fs.rename(from, to) end,
+    function() return fs.sync_folder(paths.dirname(to)) end,
+  }
+  if paths.stat(to) then
+    table.insert(steps, 1, function() return fs.rename(to, aside) end)
+    table.insert(steps, function() return fs.remove_tree(aside) end)
+  end
+  return in_order(steps)
+end
+
+local function remove_if_there(path)
+  if not paths.stat(path) then return true end
+  return fs.remove_tree(path)
+end
+
+--- Writes a checkpoint: `fill(folder)` writes its files into a folder that no reader looks at,
+--- which then takes the name in one rename.
+---@param folder string
+---@param name string
+---@param state table  becomes trainer_state.json
+---@param fill fun(folder: string): true?, string?, string?
+---@return string? path, string? message, string? code
+function checkpoints.write(folder, name, state, fill)
+  local draft = paths.join(folder, ".writing-" .. name)
+  local final = paths.join(folder, name)
+  local ok, message, code = in_order {
+    function() return fs.make_folder(folder) end,
+    function() return remove_if_there(draft) end,
+    function() return fs.make_folder(draft) end,
+    function() return fill(draft) end,
+    function() return seal(draft, state) end,
+    function() return fs.sync_folder(draft) end,
+    function() return replace(draft, final, paths.join(folder, ".replaced-" .. name)) end,
+  }
+  if ok then return final end
+  remove_if_there(draft)
+  return nil, message, code
+end
+
+--- Cleans up after a run that was killed: drafts go, and a checkpoint that was being replaced
+--- comes back when its successor never took its place.
+---@param folder string
+---@return true? ok, string? message, string? code
+function checkpoints.recover(folder)
+  if not paths.is_folder(folder) then return true end
+  local names, message, code = fs.list(folder)
+  if not names then return nil, message, code end
+  for _, name in ipairs(names) do
+    local aside = name:match("^%.replaced%-(.+)$")
+    local path, ok = paths.join(folder, name), true
+    if aside and not paths.stat(paths.join(folder, aside)) then
+      ok, message, code = fs.rename(path, paths.join(folder, aside))
+    elseif aside or name:find("^%.writing%-") then
+      ok, message, code = fs.remove_tree(path)
+    end
+    if not ok then return nil, message, code end
+  end
+  return true
+end
+
+-- ---- reading -------------------------------------------------------------------------------
+
+--- The state of a checkpoint folder. Fails with "not_found" when there is none and with "format"
+--- when it is incomplete or damaged, saying why.
+---@param path string
+---@return table? state, string? message, string? code
+function checkpoints.read(path)
+  if not paths.is_folder(path) then return errors.failure("not_found", "%s: no such checkpoint", path) end
+  local file = paths.join(path, checkpoints.state_file)
+  if not paths.is_file(file) then
+    return errors.failure("format", "%s is not a complete checkpoint: %s is missing", path, checkpoints.state_file)
+  end
+  local bytes, message, code = fs.read_file(file)
+  if not bytes then return nil, message, code end
+  local state
+  state, message, code = json.decode(bytes)
+  if code then return errors.failure("format", "%s: %s", file, message) end
+  if type(state) ~= "table" or state.format ~= FORMAT or type(state.files) ~= "table" then
+    return errors.failure("format", "%s: expected a checkpoint of format %d", file, FORMAT)
+  end
+  return state
+end
+
+--- Checks every file of a checkpoint against its digest.
+---@param path string
+---@param state table  of checkpoints.read
+---@return true? ok, string? message, string? code
+function checkpoints.verify(path, state)
+  for name, digest in pairs(state.files) do
+    local file = paths.join(path, name)
+    if not paths.is_file(file) then return errors.failure("format", "%s is not a complete checkpoint: %s is missing", path, name) end
+    local found, message, code = fs.sha256 { file = file }
+    if not found then return nil, message, code end
+    if found ~= digest then return errors.failure("format", "%s is damaged: its digest is not the one recorded", file) end
+  end
+  return true
+end
+
+---@class crucible.lora.Checkpoint
+---@field name string
+---@field path string
+---@field step integer       optimiser steps of the run
+---@field epoch integer?
+---@field mean_loss number?  of training since the checkpoint before
+
+--- What a state says about its checkpoint.
+---@param name string
+---@param path string
+---@param state table
+---@return crucible.lora.Checkpoint
+function checkpoints.summary(name, path, state)
+  local loop = state.loop or {}
+  return { name = name, path = path, step = loop.step or state.step, epoch = loop.epoch, mean_loss = loop.mean_loss }
+end
+
+--- The complete checkpoints of a folder, by step.
+---@param folder string
+---@return crucible.lora.Checkpoint[]? list, string? message, string? code
+function checkpoints.list(folder)
+  if not paths.is_folder(folder) then return {} end
+  local names, message, code = fs.list(folder)
+  if not names then return nil, message, code end
+  local list = {}
+  for _, name in ipairs(names) do
+    local path = paths.join(folder, name)
+    local state = name:sub(1, 1) ~= "." and checkpoints.read(path)
+    if state then list[#list + 1] = checkpoints.summary(name, path, state) end
+  end
+  table.sort(list, function(a, b)
+    if a.step ~= b.step then return a.step < b.step end
+    return a.name < b.name
+  end)
+  return list
+end
+
+--- Where a checkpoint given by name or path lies: a name is looked for in `folder`.
+---@param folder string
+---@param name_or_path string
+---@return string
+function checkpoints.locate(folder, name_or_path)
+  local named = paths.join(folder, name_or_path)
+  if not name_or_path:find("/", 1, true) and paths.is_folder(named) then return named end
+  if paths.is_folder(name_or_path) then return name_or_path end
+  return name_or_path:find("/", 1, true) and name_or_path or named
+end
+
+return checkpoints

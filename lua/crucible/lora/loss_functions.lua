@@ -1,0 +1,82 @@
+-- The registry of losses. A loss is a table: `name`, `type`, and `count(datum)`, the number of
+-- units it is a mean over, known from the data alone. "builtin" losses are computed by the
+-- engine under that name.
+local errors = require "crucible.errors"
+local schema = require "crucible.schema"
+local suggest = require "crucible.suggest"
+
+local loss_functions = {}
+
+---@class crucible.lora.Loss
+---@field name string
+---@field type "builtin"
+---@field count fun(datum: crucible.core.Datum): integer
+
+--- Number of targets of weight other than 0.
+---@param datum crucible.core.Datum
+---@return integer
+local function supervised_targets(datum)
+  if not datum.weights then return datum.targets and #datum.targets or #datum.tokens - 1 end
+  local count = 0
+  for _, weight in ipairs(datum.weights) do
+    if weight ~= 0 then count = count + 1 end
+  end
+  return count
+end
+
+local registry = {
+  cross_entropy = { name = "cross_entropy", type = "builtin", count = supervised_targets },
+}
+
+local loss_options = schema.new("lora.loss_functions.register", {
+  { name = "type", required = true, check = schema.one_of { "builtin" }, doc = "who computes it" },
+  { name = "name", required = true, check = schema.nonempty_string, doc = "the engine's name of it" },
+  { name = "count", required = true, check = schema.callable, doc = "(datum) → units that the loss is a mean over" },
+})
+
+--- Registers a loss under a name of one's own. Raises when the name is taken.
+---@param name string
+---@param loss crucible.lora.Loss
+function loss_functions.register(name, loss)
+  if type(name) ~= "string" or name == "" then
+    errors.raise("lora.loss_functions.register: a loss needs a name, got %s", schema.show(name))
+  end
+  if registry[name] then errors.raise('lora.loss_functions.register: "%s" is registered already', name) end
+  registry[name] = loss_options:resolve(loss)
+end
+
+--- The loss of a name; nil, "not_found" for an unknown one.
+---@param name string
+---@return crucible.lora.Loss? loss, string? code
+function loss_functions.get(name)
+  local loss = registry[name]
+  if not loss then return nil, "not_found" end
+  return loss
+end
+
+--- Names of all losses, sorted.
+---@return string[]
+function loss_functions.list()
+  local names = {}
+  for name in pairs(registry) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+--- A loss given as a name or as what `get` returns. Raises on anything else, listing the names.
+---@param loss_fn string|crucible.lora.Loss
+---@return crucible.lora.Loss
+function loss_functions.resolve(loss_fn)
+  if type(loss_fn) == "table" and loss_fn.type == "builtin" and loss_fn.count then return loss_fn end
+  if type(loss_fn) ~= "string" then
+    errors.raise("a loss is a name or a table from lora.loss_functions.get, got %s", schema.show(loss_fn))
+  end
+  local loss = loss_functions.get(loss_fn)
+  if loss then return loss end
+  local names = loss_functions.list()
+  local hint = suggest.nearest(loss_fn, names)
+  return errors.raise('unknown loss "%s"%s; known: %s', loss_fn, hint and ('; did you mean "%s"?'):format(hint) or "",
+    table.concat(names, ", "))
+end
+
+return loss_functions

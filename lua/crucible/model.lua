@@ -1,0 +1,101 @@
+-- A base model: opened once, shared by any number of sessions.
+local errors = require "crucible.errors"
+local fs = require "crucible.fs"
+local models = require "crucible.models"
+local paths = require "crucible.paths"
+local tokenizer = require "crucible.tokenizer"
+
+---@class crucible.Model
+---@field name string  as it was asked for
+---@field path string
+---@field tokenizer crucible.Tokenizer
+---@field core crucible.core.Model
+local Model = { __name = "crucible.model" }
+Model.__index = Model
+
+local model = {}
+
+--- Opens a model by name or by the path of a .gguf file; the weights stay memory-mapped and
+--- quantised. `crucible.model(name)` is the same.
+---@param name_or_path string
+---@return crucible.Model? model, string? message, string? code
+function model.open(name_or_path)
+  local path, message, code = models.resolve(name_or_path)
+  if not path then return nil, message, code end
+  local core
+  core, message, code = require("crucible.core").open_model(path)
+  if not core then return nil, message, code end
+  return setmetatable({
+    name = name_or_path, path = path, core = core, info = core:info(), tokenizer = tokenizer.wrap(core:tokenizer()),
+  }, Model)
+end
+
+--- True for an object made by model.open.
+---@param value any
+---@return boolean
+function model.is(value) return getmetatable(value) == Model end
+
+--- Shape and origin: family, name, quantisation, layers, width, heads, kv_heads, head_size,
+--- ffn_width, vocabulary, context (tokens), rope_base, norm_epsilon, tied_head, parameters,
+--- file_bytes, path.
+---@return table
+function Model:describe()
+  local described = { path = self.path }
+  for key, value in pairs(self.info) do described[key] = value end
+  return described
+end
+
+--- How PEFT would name the base model: its name on the hub, else the file's.
+---@return string
+function Model:hub_name()
+  local entry = models.find(self.name)
+  if entry then return entry.hub end
+  return self.info.name ~= "" and self.info.name or paths.basename(self.path)
+end
+
+--- SHA-256 of the file, in hexadecimal; read once and kept.
+---@return string? digest, string? message, string? code
+function Model:digest()
+  if not self.known_digest then
+    local digest, message, code = fs.sha256 { file = self.path }
+    if not digest then return nil, message, code end
+    self.known_digest = digest
+  end
+  return self.known_digest
+end
+
+--- A session on this model: lora.create_session with `model` given. Sessions of one model
+--- share its weights; each has its own lora, optimiser and random numbers.
+---@param options table?  of lora.create_session
+---@return crucible.Session? session, string? message, string? code
+function Model:session(options)
+  local given = { model = self }
+  for key, value in pairs(options or {}) do given[key] = value end
+  return require("crucible.lora").create_session(given)
+end
+
+--- Releases the model; sessions made from it go on. Safe to call twice.
+function Model:close()
+  if self.closed then return end
+  self.closed = true
+  self.core:close()
+end
+
+--- The open core model; raises after close.
+---@return crucible.core.Model
+function Model:handle()
+  if self.closed then errors.raise("%s is closed", tostring(self)) end
+  return self.core
+end
+
+Model.__gc = Model.close
+Model.__close = Model.close
+
+function Model:__tostring()
+  local info = self.info
+  return ("crucible.model(%s: %s %s, %d layers, width %d, %.0f M parameters%s)"):format(
+    self.name, info.family, info.quantisation, info.layers, info.width, info.parameters / 1e6,
+    self.closed and ", closed" or "")
+end
+
+return setmetatable(model, { __call = function(_, name_or_path) return model.open(name_or_path) end })

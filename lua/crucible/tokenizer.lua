@@ -1,0 +1,108 @@
+-- A model's tokenizer, and how a prompt and its answer become ids.
+--
+-- Prompt and answer are encoded apart, so that the prompt's ids are always a prefix of the
+-- row's, whatever the vocabulary would merge across the seam. Between them stands exactly one
+-- space when neither side brings white space of its own ("Verdict:" + "SUPPORT" gives
+-- " SUPPORT"). Text never turns into special tokens unless asked; a BOS is added when the model
+-- expects one.
+local errors = require "crucible.errors"
+local models = require "crucible.models"
+
+---@class crucible.Tokenizer
+---@field bos integer?  id of the token before a text
+---@field eos integer?  id of the token that ends an answer
+---@field add_bos boolean  the model expects a BOS
+---@field size integer  ids are 0..size-1
+local Tokenizer = { __name = "crucible.tokenizer" }
+Tokenizer.__index = Tokenizer
+
+local tokenizer = {}
+
+--- Wraps a tokenizer of crucible.core.
+---@param core crucible.core.Tokenizer
+---@return crucible.Tokenizer
+function tokenizer.wrap(core)
+  local info = core:info()
+  return setmetatable({
+    core = core, bos = info.bos, eos = info.eos, add_bos = info.add_bos, size = info.size, model = info.model,
+  }, Tokenizer)
+end
+
+--- The tokenizer of a model given by name or path.
+---@param name_or_path string
+---@return crucible.Tokenizer? tokenizer, string? message, string? code
+function tokenizer.open(name_or_path)
+  local path, message, code = models.resolve(name_or_path)
+  if not path then return nil, message, code end
+  local model
+  model, message, code = require("crucible.core").open_model(path)
+  if not model then return nil, message, code end
+  return tokenizer.wrap(model:tokenizer())
+end
+
+--- Ids of a text, nothing added. `parse_special`: the text of special tokens becomes their ids.
+---@param text string
+---@param parse_special boolean?
+---@return integer[]
+function Tokenizer:encode(text, parse_special) return self.core:encode(text, parse_special) end
+
+--- Text of ids; special tokens as their text unless `skip_special`.
+---@param ids integer[]
+---@param skip_special boolean?
+---@return string
+function Tokenizer:decode(ids, skip_special) return self.core:decode(ids, skip_special) end
+
+--- The id whose text is exactly `text`, or nil.
+---@param text string
+---@return integer?
+function Tokenizer:find(text) return self.core:find(text) end
+
+---@param id integer
+---@return boolean
+function Tokenizer:is_special(id) return self.core:is_special(id) end
+
+--- model, pretokenizer, size, bos, eos, pad, unknown, add_bos.
+---@return table
+function Tokenizer:info() return self.core:info() end
+
+--- Ids of a prompt as the model wants to see it: with one BOS if it expects one.
+---@param text string
+---@return integer[]
+function Tokenizer:prompt(text)
+  local ids = self.core:encode(text)
+  if self.add_bos and self.bos and ids[1] ~= self.bos then table.insert(ids, 1, self.bos) end
+  return ids
+end
+
+--- The space that belongs between a prompt and its answer: " " or "".
+---@param prompt string
+---@param answer string
+---@return string
+function tokenizer.seam(prompt, answer)
+  if prompt == "" or answer == "" then return "" end
+  if prompt:find("%s$") or answer:find("^%s") then return "" end
+  return " "
+end
+
+--- Ids of an answer after a prompt, without the prompt's and without an end token.
+---@param prompt string
+---@param answer string
+---@return integer[]
+function Tokenizer:answer(prompt, answer) return self.core:encode(tokenizer.seam(prompt, answer) .. answer) end
+
+--- Ids of a prompt given as text or as ids (which are copied as they are).
+---@param prompt string|integer[]
+---@return integer[]
+function Tokenizer:prompt_ids(prompt)
+  if type(prompt) == "string" then return self:prompt(prompt) end
+  if type(prompt) ~= "table" then errors.raise("a prompt is a string or a list of ids, got a %s", type(prompt)) end
+  return table.move(prompt, 1, #prompt, 1, {})
+end
+
+function Tokenizer:__len() return self.size end
+
+function Tokenizer:__tostring()
+  return ("crucible.tokenizer(%s, %d tokens)"):format(self.model, self.size)
+end
+
+return setmetatable(tokenizer, { __call = function(_, name_or_path) return tokenizer.open(name_or_path) end })
