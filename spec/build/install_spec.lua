@@ -64,6 +64,12 @@ describe("an installed copy", function()
     assert.is_true(found > 0)
   end)
 
+  it("leaves no symbol of its own to be found later", function()
+    local output, status = in_prefix("nm -D --undefined-only lib/lua/5.4/crucible/core.so")
+    assert.equal(0, status, output)
+    assert.is_nil(output:match("%scr_[%w_]+"))
+  end)
+
   it("links a C program against the static library", function()
     shell.write(prefix .. "/host.c", HOST)
     local output, status = in_prefix(
