@@ -137,7 +137,7 @@ static int read_matrix(float *values, const cr_lora_matrix *matrix, const cr_mod
                        const cr_safetensors *file, const char *path, float *rows)
 {
     char name[NAME_BYTES];
-    const cr_safetensor *tensor;
+    const cr_safetensor *tensor = NULL;
     peft_name(name, matrix);
     CR_TRY(check_tensor(&tensor, file, path, name, matrix));
     size_t count = matrix->rows * matrix->columns;
