@@ -1,0 +1,440 @@
+/* tokenizer.c: byte-level BPE from GGUF metadata; the order of steps is that of
+ * Hugging Face tokenizers (added tokens, pre-tokenizer, merges).
+ */
+#include "text/tokenizer.h"
+
+#include <string.h>
+
+#include "text/bpe.h"
+#include "text/byte_escape.h"
+#include "text/pretokenize.h"
+#include "text/shown.h"
+#include "text/special.h"
+#include "text/vocabulary.h"
+
+struct cr_tokenizer {
+    cr_vocabulary vocabulary;
+    cr_merges merges;
+    cr_specials specials;
+    const cr_pretokenizer_rules *rules;
+    cr_pretokenizer *pretokenizer;
+    bool *whole; /* [size]: a piece with this token's bytes is this token */
+    int32_t bos, eos, pad, unknown;
+    bool add_bos;
+};
+
+/* ---- from a file --------------------------------------------------------------- */
+
+#define KEY(name) "tokenizer.ggml." name
+
+/* A key that must be there: its absence is the file's fault. */
+static int required(int code)
+{
+    return code == CR_ENOTFOUND ? CR_EFORMAT : code;
+}
+
+static int read_rules(cr_tokenizer *out, const cr_gguf *file)
+{
+    cr_text name;
+    CR_TRY(required(cr_gguf_text(file, KEY("model"), &name)));
+    if (name.length != 4 || memcmp(name.bytes, "gpt2", 4) != 0)
+        return cr_fail(CR_EUNSUPPORTED, KEY("model") " is '%s': supported is gpt2 (byte-level BPE)",
+                       cr_show(name.bytes, name.length).text);
+    CR_TRY(required(cr_gguf_text(file, KEY("pre"), &name)));
+    out->rules = cr_pretokenizer_find(name.bytes, name.length);
+    if (!out->rules)
+        return cr_fail_context(CR_EUNSUPPORTED, KEY("pre"));
+    return cr_pretokenizer_create(&out->pretokenizer, out->rules);
+}
+
+/* The file's own spelling to id, which merges are written in. */
+static int index_tokens(cr_text_index *out, const cr_text *tokens, size_t count)
+{
+    CR_TRY(cr_text_index_create(out, tokens, count));
+    for (size_t i = 0; i < count; i++) {
+        int32_t other = cr_text_index_add(out, (int32_t)i);
+        if (other >= 0)
+            return cr_fail(CR_EFORMAT, KEY("tokens") "[%zu] '%s' is also token %d", i,
+                           cr_show(tokens[i].bytes, tokens[i].length).text, (int)other);
+    }
+    return CR_OK;
+}
+
+static int read_kinds(const cr_gguf *file, size_t tokens, const int32_t **kinds)
+{
+    size_t count;
+    CR_TRY(required(cr_gguf_i32_array(file, KEY("token_type"), kinds, &count)));
+    if (count != tokens)
+        return cr_fail(
+            CR_EFORMAT,
+            KEY("token_type") " has %zu entries: expected %zu, one for each of " KEY("tokens"),
+            count, tokens);
+    return CR_OK;
+}
+
+static int read_tokens(const cr_gguf *file, const cr_text **tokens, size_t *count)
+{
+    CR_TRY(required(cr_gguf_text_array(file, KEY("tokens"), tokens, count)));
+    if (*count > INT32_MAX / 2)
+        return cr_fail(CR_EFORMAT, KEY("tokens") " has %zu entries: at most %d are possible",
+                       *count, INT32_MAX / 2);
+    return CR_OK;
+}
+
+/* A merge keeps the bytes of its halves, or decode would not give back what encode
+ * took; special tokens, which stand verbatim, could break that. */
+static int check_merge(const cr_tokenizer *tokenizer, const cr_merge_slot *slot)
+{
+    const cr_text *texts = tokenizer->vocabulary.texts;
+    const cr_text *left = &texts[slot->left], *right = &texts[slot->right];
+    const cr_text *merged = &texts[tokenizer->merges.merged[slot->rank]];
+    if (merged->length == left->length + right->length &&
+        memcmp(merged->bytes, left->bytes, left->length) == 0 &&
+        memcmp(merged->bytes + left->length, right->bytes, right->length) == 0)
+        return CR_OK;
+    return cr_fail(CR_EFORMAT,
+                   KEY("merges") "[%u] involves a special token that is not what it spells",
+                   (unsigned)slot->rank);
+}
+
+static int check_merges(const cr_tokenizer *tokenizer)
+{
+    for (size_t i = 0; i <= tokenizer->merges.mask; i++)
+        if (tokenizer->merges.slots[i].rank != UINT32_MAX)
+            CR_TRY(check_merge(tokenizer, &tokenizer->merges.slots[i]));
+    return CR_OK;
+}
+
+static int read_vocabulary(cr_tokenizer *out, const cr_gguf *file)
+{
+    const cr_text *tokens, *merges;
+    const int32_t *kinds;
+    size_t count, merge_count;
+    cr_text_index index = {NULL, NULL, 0};
+    CR_TRY(read_tokens(file, &tokens, &count));
+    CR_TRY(read_kinds(file, count, &kinds));
+    CR_TRY(required(cr_gguf_text_array(file, KEY("merges"), &merges, &merge_count)));
+    int code;
+    CR_TRY_GOTO(index_tokens(&index, tokens, count), done);
+    CR_TRY_GOTO(cr_vocabulary_create(&out->vocabulary, tokens, kinds, count), done);
+    CR_TRY_GOTO(cr_merges_create(&out->merges, merges, merge_count, &index), done);
+    CR_TRY_GOTO(check_merges(out), done);
+    code = cr_specials_create(&out->specials, &out->vocabulary);
+done:
+    cr_text_index_free(&index);
+    return code;
+}
+
+/* *id = -1 when the key is absent. */
+static int read_id(const cr_tokenizer *tokenizer, const cr_gguf *file, const char *key, int32_t *id)
+{
+    uint64_t value;
+    *id = -1;
+    int code = cr_gguf_u64(file, key, &value);
+    if (code < 0)
+        return code == CR_ENOTFOUND ? CR_OK : code;
+    if (value >= tokenizer->vocabulary.size)
+        return cr_fail(CR_EFORMAT, "%s is %llu: expected less than %zu, the number of tokens", key,
+                       (unsigned long long)value, tokenizer->vocabulary.size);
+    *id = (int32_t)value;
+    return CR_OK;
+}
+
+static int read_ids(cr_tokenizer *out, const cr_gguf *file)
+{
+    CR_TRY(read_id(out, file, KEY("bos_token_id"), &out->bos));
+    CR_TRY(read_id(out, file, KEY("eos_token_id"), &out->eos));
+    CR_TRY(read_id(out, file, KEY("padding_token_id"), &out->pad));
+    CR_TRY(read_id(out, file, KEY("unknown_token_id"), &out->unknown));
+    out->add_bos = out->rules->adds_bos;
+    int code = cr_gguf_bool(file, KEY("add_bos_token"), &out->add_bos);
+    if (code < 0 && code != CR_ENOTFOUND)
+        return code;
+    if (out->add_bos && out->bos < 0)
+        return cr_fail(CR_EFORMAT,
+                       KEY("add_bos_token") " is true, but " KEY("bos_token_id") " is missing");
+    return CR_OK;
+}
+
+static bool is_piece(const cr_vocabulary *vocabulary, int32_t id)
+{
+    const cr_text *text = &vocabulary->texts[id];
+    return cr_text_index_find(&vocabulary->pieces, text->bytes, text->length) == id;
+}
+
+/* Ids at most for a piece of `length` bytes before merging. */
+static size_t most_ids(const cr_vocabulary *vocabulary, size_t length)
+{
+    return vocabulary->has_all_bytes ? length : CR_BYTE_ESCAPE_LENGTH * length;
+}
+
+static size_t split_bytes(const cr_vocabulary *vocabulary, const char *bytes, size_t length,
+                          int32_t *ids)
+{
+    if (!vocabulary->has_all_bytes)
+        return cr_byte_escape_split(ids, vocabulary->byte_ids, bytes, length);
+    for (size_t i = 0; i < length; i++)
+        ids[i] = vocabulary->byte_ids[(unsigned char)bytes[i]];
+    return length;
+}
+
+/* Most words are one token. Which tokens merging gives back from their own bytes is found
+ * once, so that encode looks a piece up before it merges it. A token with a byte that
+ * would be escaped is never taken whole. */
+static int find_whole(cr_tokenizer *out, int32_t *ids, cr_bpe_work *work)
+{
+    for (size_t i = 0; i < out->vocabulary.size; i++) {
+        if (!is_piece(&out->vocabulary, (int32_t)i))
+            continue;
+        const cr_text *text = &out->vocabulary.texts[i];
+        size_t count = split_bytes(&out->vocabulary, text->bytes, text->length, ids);
+        bool plain = count == text->length;
+        if (plain && !out->rules->whole_pieces) {
+            CR_TRY(cr_bpe_merge(&out->merges, work, ids, &count));
+            plain = count == 1 && ids[0] == (int32_t)i;
+        }
+        out->whole[i] = plain;
+    }
+    return CR_OK;
+}
+
+static int mark_whole(cr_tokenizer *out)
+{
+    cr_bpe_work work = {NULL, 0};
+    int32_t *ids =
+        cr_calloc(most_ids(&out->vocabulary, out->vocabulary.longest_piece), sizeof *ids);
+    out->whole = cr_calloc(out->vocabulary.size, sizeof *out->whole);
+    int code = ids && out->whole ? find_whole(out, ids, &work) : CR_ENOMEM;
+    cr_bpe_work_free(&work);
+    cr_free(ids);
+    return code;
+}
+
+static int read_all(cr_tokenizer *out, const cr_gguf *file)
+{
+    CR_TRY(read_rules(out, file));
+    CR_TRY(read_vocabulary(out, file));
+    CR_TRY(read_ids(out, file));
+    return mark_whole(out);
+}
+
+int cr_tokenizer_from_gguf(cr_tokenizer **out, const cr_gguf *file)
+{
+    *out = NULL;
+    cr_tokenizer *made = cr_calloc(1, sizeof *made);
+    if (!made)
+        return CR_ENOMEM;
+    int code = read_all(made, file);
+    if (code < 0) {
+        cr_tokenizer_free(made);
+        return code;
+    }
+    *out = made;
+    return CR_OK;
+}
+
+void cr_tokenizer_free(cr_tokenizer *tokenizer)
+{
+    if (!tokenizer)
+        return;
+    cr_free(tokenizer->whole);
+    cr_pretokenizer_free(tokenizer->pretokenizer);
+    cr_specials_free(&tokenizer->specials);
+    cr_merges_free(&tokenizer->merges);
+    cr_vocabulary_free(&tokenizer->vocabulary);
+    cr_free(tokenizer);
+}
+
+/* ---- what it is ------------------------------------------------------------------ */
+
+void cr_tokenizer_describe(const cr_tokenizer *tokenizer, cr_tokenizer_info *out)
+{
+    *out = (cr_tokenizer_info){.model = "gpt2",
+                               .pretokenizer = tokenizer->rules->name,
+                               .size = (int)tokenizer->vocabulary.size,
+                               .bos = tokenizer->bos,
+                               .eos = tokenizer->eos,
+                               .pad = tokenizer->pad,
+                               .unknown = tokenizer->unknown,
+                               .add_bos = tokenizer->add_bos};
+}
+
+int32_t cr_tokenizer_find(const cr_tokenizer *tokenizer, const char *text, size_t length)
+{
+    return cr_vocabulary_find(&tokenizer->vocabulary, text, length);
+}
+
+static bool is_known(const cr_tokenizer *tokenizer, int32_t id)
+{
+    return id >= 0 && (size_t)id < tokenizer->vocabulary.size;
+}
+
+bool cr_tokenizer_is_special(const cr_tokenizer *tokenizer, int32_t id)
+{
+    if (!is_known(tokenizer, id))
+        return false;
+    uint8_t kind = tokenizer->vocabulary.kinds[id];
+    return kind == CR_TOKEN_CONTROL || kind == CR_TOKEN_UNKNOWN;
+}
+
+/* ---- encode ------------------------------------------------------------------------ */
+
+typedef struct encoder {
+    const cr_tokenizer *tokenizer;
+    cr_splitter *splitter;
+    cr_bpe_work work;
+    int32_t *ids;
+    size_t count, capacity;
+} encoder;
+
+static int reserve(encoder *e, size_t more)
+{
+    size_t needed = e->count + more;
+    if (needed <= e->capacity)
+        return CR_OK;
+    size_t capacity = needed + e->capacity / 2;
+    int32_t *ids = capacity > SIZE_MAX / sizeof *ids
+                       ? NULL
+                       : cr_realloc(e->ids, e->count * sizeof *ids, capacity * sizeof *ids);
+    if (!ids)
+        return cr_fail(CR_ENOMEM, "out of memory for %zu token ids", needed);
+    e->ids = ids;
+    e->capacity = capacity;
+    return CR_OK;
+}
+
+static int32_t find_whole_piece(const cr_tokenizer *tokenizer, const char *piece, size_t length)
+{
+    const cr_vocabulary *vocabulary = &tokenizer->vocabulary;
+    if (length > vocabulary->longest_piece)
+        return -1;
+    int32_t id = cr_text_index_find(&vocabulary->pieces, piece, length);
+    return id >= 0 && tokenizer->whole[id] ? id : -1;
+}
+
+static int encode_piece(encoder *e, const char *piece, size_t length)
+{
+    CR_TRY(reserve(e, most_ids(&e->tokenizer->vocabulary, length)));
+    int32_t *ids = e->ids + e->count;
+    size_t count = 1;
+    ids[0] = find_whole_piece(e->tokenizer, piece, length);
+    if (ids[0] < 0) {
+        count = split_bytes(&e->tokenizer->vocabulary, piece, length, ids);
+        CR_TRY(cr_bpe_merge(&e->tokenizer->merges, &e->work, ids, &count));
+    }
+    e->count += count;
+    return CR_OK;
+}
+
+static int encode_plain(encoder *e, const char *text, size_t length)
+{
+    cr_splitter_start(e->splitter, text, length);
+    for (size_t at = 0, end;; at = end) {
+        CR_TRY(cr_splitter_next(e->splitter, &end));
+        if (end == 0)
+            return CR_OK;
+        CR_TRY(encode_piece(e, text + at, end - at));
+    }
+}
+
+static int encode_with_special(encoder *e, const char *text, size_t length)
+{
+    for (size_t from = 0, at;;) {
+        const cr_special_entry *special =
+            cr_specials_find(&e->tokenizer->specials, text, length, from, &at);
+        CR_TRY(encode_plain(e, text + from, at - from));
+        if (!special)
+            return CR_OK;
+        CR_TRY(reserve(e, 1));
+        e->ids[e->count++] = special->id;
+        from = at + special->text.length;
+    }
+}
+
+/* English has about four bytes a token; anything denser grows the list. */
+static int encode(encoder *e, const char *text, size_t length, bool parse_special)
+{
+    CR_TRY(cr_splitter_create(&e->splitter, e->tokenizer->pretokenizer));
+    CR_TRY(reserve(e, length / 4 + 16));
+    return parse_special ? encode_with_special(e, text, length) : encode_plain(e, text, length);
+}
+
+int cr_tokenizer_encode(const cr_tokenizer *tokenizer, const char *text, size_t length,
+                        bool parse_special, int32_t **ids, size_t *count)
+{
+    encoder e = {.tokenizer = tokenizer};
+    *ids = NULL;
+    *count = 0;
+    int code = encode(&e, length ? text : "", length, parse_special);
+    cr_splitter_free(e.splitter);
+    cr_bpe_work_free(&e.work);
+    if (code < 0) {
+        cr_free(e.ids);
+        return code;
+    }
+    *ids = e.ids;
+    *count = e.count;
+    return CR_OK;
+}
+
+/* ---- decode ------------------------------------------------------------------------- */
+
+/* The bytes an id stands for in the output. */
+static cr_text shown_text(const cr_tokenizer *tokenizer, int32_t id, bool skip_special)
+{
+    if (skip_special && cr_tokenizer_is_special(tokenizer, id))
+        return (cr_text){"", 0};
+    return tokenizer->vocabulary.texts[id];
+}
+
+static int measure(const cr_tokenizer *tokenizer, const int32_t *ids, size_t count,
+                   bool skip_special, size_t *bytes)
+{
+    *bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!is_known(tokenizer, ids[i]))
+            return cr_fail(CR_EARG, "token id %d at position %zu: expected 0 to %zu", (int)ids[i],
+                           i + 1, tokenizer->vocabulary.size - 1);
+        if (!cr_size_add(bytes, *bytes, shown_text(tokenizer, ids[i], skip_special).length))
+            return cr_fail(CR_ENOMEM, "the text of %zu tokens is longer than memory", count);
+    }
+    return CR_OK;
+}
+
+/* Writes the bytes and returns their number. Escapes are undone between added tokens, the
+ * stretches that were escaped as a whole. */
+static size_t write_text(const cr_tokenizer *tokenizer, const int32_t *ids, size_t count,
+                         bool skip_special, char *out)
+{
+    const cr_vocabulary *vocabulary = &tokenizer->vocabulary;
+    size_t at = 0, stretch = 0;
+    for (size_t i = 0; i <= count; i++) {
+        bool border = i == count || cr_vocabulary_is_added(vocabulary, ids[i]);
+        if (border && !vocabulary->has_all_bytes)
+            at = stretch + cr_byte_escape_undo(out + stretch, vocabulary->byte_ids, at - stretch);
+        if (i == count)
+            break;
+        cr_text token = shown_text(tokenizer, ids[i], skip_special);
+        memcpy(out + at, token.bytes, token.length);
+        at += token.length;
+        if (border)
+            stretch = at;
+    }
+    return at;
+}
+
+int cr_tokenizer_decode(const cr_tokenizer *tokenizer, const int32_t *ids, size_t count,
+                        bool skip_special, char **text, size_t *length)
+{
+    *text = NULL;
+    *length = 0;
+    size_t bytes;
+    CR_TRY(measure(tokenizer, ids, count, skip_special, &bytes));
+    char *out = bytes < SIZE_MAX ? cr_alloc(bytes + 1) : NULL;
+    if (!out)
+        return cr_fail(CR_ENOMEM, "out of memory for a text of %zu bytes", bytes);
+    *length = write_text(tokenizer, ids, count, skip_special, out);
+    out[*length] = '\0';
+    *text = out;
+    return CR_OK;
+}
