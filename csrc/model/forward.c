@@ -100,8 +100,10 @@ static void take_gradients(cr_pass *pass, cr_taker *from)
 int cr_pass_prepare(cr_pass *pass, cr_arena *arena)
 {
     cr_taker from = {arena, false};
+    size_t before = cr_arena_mark(arena);
     take_inputs(pass, &from);
     take_all_kept(pass, &from);
+    pass->kept_bytes = cr_arena_mark(arena) - before;
     take_work(pass, &from);
     if (pass->train)
         take_gradients(pass, &from);

@@ -45,6 +45,7 @@ typedef struct cr_pass {
     bool recompute;            /* keep layer inputs only */
     const volatile int *cancelled;
 
+    size_t kept_bytes;     /* of the buffers that wait for backward */
     float *turns;          /* [n, head_size / 2, 2] */
     float **inputs;        /* [layers + 1] of [n, d]: the input of each layer and the last output */
     cr_layer_kept *kept;   /* [layers], or one shared by all */

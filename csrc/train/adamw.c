@@ -1,0 +1,103 @@
+/* adamw.c: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2;
+ * bias correction as Kingma and Ba, "Adam", 2015; clipping by global norm, Pascanu et al. 2013. */
+#include "train/adamw.h"
+
+#include <math.h>
+
+#define CHUNK ((size_t)1 << 14) /* floats a task */
+
+typedef struct adamw_job {
+    const cr_kernels *kernels;
+    cr_lora *lora;
+    const cr_lora *measured;
+    double *partial;
+    cr_adamw_factors factors;
+} adamw_job;
+
+size_t cr_adamw_chunks(const cr_lora *lora)
+{
+    return (lora->floats + CHUNK - 1) / CHUNK;
+}
+
+static size_t chunk_length(const cr_lora *lora, size_t chunk)
+{
+    size_t rest = lora->floats - chunk * CHUNK;
+    return rest < CHUNK ? rest : CHUNK;
+}
+
+static void norm_task(void *argument, size_t chunk, int thread)
+{
+    (void)thread;
+    adamw_job *job = argument;
+    const float *gradient = job->measured->gradients + chunk * CHUNK;
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < chunk_length(job->measured, chunk); i++)
+        sum += (double)gradient[i] * (double)gradient[i];
+    job->partial[chunk] = sum;
+}
+
+static double join(const double *partial, size_t chunks)
+{
+    double sum = 0;
+    for (size_t i = 0; i < chunks; i++)
+        sum += partial[i];
+    return sqrt(sum);
+}
+
+double cr_gradient_norm(cr_compute *compute, const cr_lora *lora, double *partial)
+{
+    adamw_job job = {.measured = lora, .partial = partial};
+    cr_parallel_for(compute->pool, cr_adamw_chunks(lora), norm_task, &job);
+    return join(partial, cr_adamw_chunks(lora));
+}
+
+static void update_task(void *argument, size_t chunk, int thread)
+{
+    (void)thread;
+    adamw_job *job = argument;
+    cr_lora *lora = job->lora;
+    size_t at = chunk * CHUNK;
+    job->partial[chunk] =
+        job->kernels->adamw(lora->values + at, lora->gradients + at, lora->moment1 + at,
+                            lora->moment2 + at, chunk_length(lora, chunk), &job->factors);
+}
+
+static cr_adamw_factors factors_of(const cr_adam_params *params, double norm, uint64_t step)
+{
+    double clip = 1.0;
+    /* PyTorch's clip_grad_norm_ adds 1e-6 to the norm. */
+    if (params->max_grad_norm > 0 && params->max_grad_norm < norm + 1e-6)
+        clip = params->max_grad_norm / (norm + 1e-6);
+    return (cr_adamw_factors){
+        .gradient_scale = (float)clip,
+        .beta1 = (float)params->beta1,
+        .beta2 = (float)params->beta2,
+        .step_size = (float)(params->lr / (1.0 - pow(params->beta1, (double)step))),
+        .moment2_scale = (float)(1.0 / sqrt(1.0 - pow(params->beta2, (double)step))),
+        .eps = (float)params->eps,
+        .keep = (float)(1.0 - params->lr * params->weight_decay)};
+}
+
+double cr_adamw_update(cr_compute *compute, cr_lora *lora, const cr_adam_params *params, double norm,
+                       uint64_t step, double *partial)
+{
+    adamw_job job = {.kernels = compute->kernels,
+                     .lora = lora,
+                     .partial = partial,
+                     .factors = factors_of(params, norm, step)};
+    cr_parallel_for(compute->pool, cr_adamw_chunks(lora), update_task, &job);
+    return join(partial, cr_adamw_chunks(lora));
+}
+
+void cr_adamw_plain(double *weight, double gradient, double *moment1, double *moment2,
+                    const cr_adam_params *params, double gradient_scale, uint64_t step)
+{
+    double g = gradient * gradient_scale;
+    *moment1 = params->beta1 * *moment1 + (1 - params->beta1) * g;
+    *moment2 = params->beta2 * *moment2 + (1 - params->beta2) * g * g;
+    double mean = *moment1 / (1 - pow(params->beta1, (double)step));
+    double variance = *moment2 / (1 - pow(params->beta2, (double)step));
+    *weight -= params->lr * params->weight_decay * *weight;
+    *weight -= params->lr * mean / (sqrt(variance) + params->eps);
+}

@@ -1,0 +1,28 @@
+/* session.h: one model with one lora, its gradients, moments, work space and threads. */
+#ifndef CR_SESSION_H
+#define CR_SESSION_H
+
+#include "base/arena.h"
+#include "lora/lora.h"
+#include "model/cached.h"
+
+struct cr_session {
+    cr_model *model;          /* held */
+    cr_session_config config; /* resolved: no zeros that stand for defaults */
+    cr_compute compute;
+    cr_lora lora;
+    cr_arena arena;           /* work space of the running call */
+    double *partial;          /* [cr_adamw_chunks] */
+    uint64_t step;            /* updates made */
+    uint64_t window_datums;   /* datums since the last update: part of dropout's key */
+    volatile int cancelled;
+    int holders;              /* opens and generations; one thread uses a session */
+};
+
+/* Clears a cancellation that came before the call. */
+void cr_session_enter(cr_session *session);
+
+/* The branches, or NULL for the bare base. */
+const cr_branch *cr_session_branches(const cr_session *session, bool base);
+
+#endif
