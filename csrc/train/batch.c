@@ -142,3 +142,24 @@ int cr_micro_batch_prepare(cr_micro_batch *batch, cr_arena *arena, uint64_t key,
     to.starts[batch->count] = position;
     return CR_OK;
 }
+
+int cr_prompts_check(size_t *longest, const cr_prompt *prompts, size_t count, size_t more,
+                         const cr_config *config)
+{
+    *longest = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (prompts[i].count == 0)
+            return cr_fail(CR_EARG, "prompt %zu is empty, expected at least one token", i + 1);
+        for (size_t t = 0; t < prompts[i].count; t++)
+            if (prompts[i].tokens[t] < 0 || (size_t)prompts[i].tokens[t] >= config->vocabulary)
+                return cr_fail(CR_EARG, "prompt %zu: token %zu is %d, expected 0 to %zu", i + 1, t + 1,
+                               (int)prompts[i].tokens[t], config->vocabulary - 1);
+        size_t length = prompts[i].count + more;
+        if (length > config->context)
+            return cr_fail(CR_ECONTEXT,
+                           "prompt %zu: %zu tokens and %zu new ones exceed the context of %zu",
+                           i + 1, prompts[i].count, more, config->context);
+        *longest = length > *longest ? length : *longest;
+    }
+    return CR_OK;
+}

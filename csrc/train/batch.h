@@ -47,4 +47,9 @@ void cr_micro_batch_measure(cr_micro_batch *batch, const cr_datum *datums, size_
 int cr_micro_batch_prepare(cr_micro_batch *batch, cr_arena *arena, uint64_t key,
                            uint64_t first_index);
 
+/* Refuses prompts, naming them from 1, that are empty or hold ids outside the vocabulary (CR_EARG) or
+ * with `more` tokens after them exceed the context (CR_ECONTEXT). *longest includes `more`. */
+int cr_prompts_check(size_t *longest, const cr_prompt *prompts, size_t count, size_t more,
+                     const cr_config *config);
+
 #endif
