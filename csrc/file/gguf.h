@@ -39,7 +39,8 @@ typedef struct cr_gguf_tensor {
 /* Maps the file and parses it. Failures name the path. */
 int cr_gguf_open(cr_gguf **out, const char *path);
 
-/* Parses bytes that the caller keeps alive until close. */
+/* Parses bytes that the caller keeps alive until close, at an address that is a multiple of 8.
+ * The data of every tensor are then 8-byte aligned too. */
 int cr_gguf_parse(cr_gguf **out, const void *bytes, size_t size);
 void cr_gguf_close(cr_gguf *file);
 

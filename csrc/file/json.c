@@ -515,3 +515,37 @@ const cr_json_node *cr_json_member(const cr_json *document, const cr_json_node *
         bsearch(&wanted, document->members, document->member_count, sizeof wanted, compare_members);
     return found ? &document->nodes[found->node] : NULL;
 }
+
+/* ---- writing -------------------------------------------------------------------- */
+
+static size_t quote_control(char *out, unsigned char c)
+{
+    static const char digits[] = "0123456789abcdef";
+    const char escape[6] = {'\\', 'u', '0', '0', digits[c >> 4], digits[c & 15]};
+    memcpy(out, escape, sizeof escape);
+    return sizeof escape;
+}
+
+size_t cr_json_quote(char *out, const char *text)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    size_t left = strlen(text), used = 0;
+    out[used++] = '"';
+    while (left > 0) {
+        const size_t length = utf8_length(s, left);
+        if (length == 0)
+            return 0;
+        if (*s < 0x20) {
+            used += quote_control(out + used, *s);
+        } else {
+            if (*s == '"' || *s == '\\')
+                out[used++] = '\\';
+            memcpy(out + used, s, length);
+            used += length;
+        }
+        s += length;
+        left -= length;
+    }
+    out[used++] = '"';
+    return used;
+}

@@ -1,4 +1,4 @@
-/* json.h: a minimal bounded JSON reader for file headers.
+/* json.h: a minimal bounded JSON reader for file headers, and strings for writing them.
  *
  * Parses a whole text into a flat array of nodes (no recursion deeper than
  * CR_JSON_DEPTH, no more nodes than bytes nor than CR_JSON_NODES). Strings are
@@ -41,5 +41,10 @@ const cr_json_node *cr_json_first(const cr_json *document, const cr_json_node *p
 const cr_json_node *cr_json_next(const cr_json *document, const cr_json_node *node);    /* or NULL */
 const cr_json_node *cr_json_member(const cr_json *document, const cr_json_node *object,
                                    const char *key); /* or NULL */
+
+/* Writing: `text` as a JSON string with its quotes goes to out (not terminated), which has room
+ * for cr_json_quoted_most(strlen(text)) bytes; returns its length, 0 when text is not UTF-8. */
+size_t cr_json_quote(char *out, const char *text);
+#define cr_json_quoted_most(length) (6 * (length) + 2)
 
 #endif

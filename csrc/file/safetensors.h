@@ -9,7 +9,8 @@
  * apart from opening (fuzzed). Writing is atomic: temporary name, fsync,
  * rename, fsync of the folder (file/fsio.h).
  *
- * Ownership: views are borrowed from the cr_safetensors and die with it.
+ * Ownership: views are borrowed from the cr_safetensors and die with it. `data` has whatever
+ * alignment the header leaves (files written here: 8): read it with memcpy or cr_dtype_expand.
  */
 #ifndef CR_SAFETENSORS_H
 #define CR_SAFETENSORS_H
