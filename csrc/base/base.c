@@ -16,13 +16,12 @@ const char *cr_error_message(void)
     return message;
 }
 
-int cr_fail(int code, const char *format, ...)
+void cr_set_message(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
-    return code;
 }
 
 int cr_fail_context(int code, const char *format, ...)

@@ -49,7 +49,12 @@
 
 /* Sets the thread's message and returns `code`, so that a failure is one line:
  * `return cr_fail(CR_EFORMAT, "%s: expected %s", path, what);` */
-int cr_fail(int code, const char *format, ...) CR_PRINTF(2, 3);
+#define cr_fail(code, ...) (cr_set_message(__VA_ARGS__), cr_same_code(code))
+static inline int cr_same_code(int code) /* lets the compiler see which code comes back */
+{
+    return code;
+}
+void cr_set_message(const char *format, ...) CR_PRINTF(1, 2);
 
 /* Puts "context: " before the thread's message and returns `code`. */
 int cr_fail_context(int code, const char *format, ...) CR_PRINTF(2, 3);
