@@ -81,13 +81,13 @@ static int check_tensor(const cr_safetensor **out, const cr_safetensors *file, c
                         const char *name, const cr_lora_matrix *matrix)
 {
     const cr_safetensor *tensor = cr_safetensors_find(file, name);
+    *out = tensor;
     if (!tensor)
         return cr_fail(CR_ENOTFOUND, "%s: tensor %s is missing", path, name);
     if (tensor->dims != 2 || tensor->shape[0] != matrix->rows || tensor->shape[1] != matrix->columns)
         return cr_fail(CR_EFORMAT, "%s: tensor %s: expected [%zu, %zu], the file has [%llu, %llu]",
                        path, name, matrix->rows, matrix->columns,
                        (unsigned long long)tensor->shape[0], (unsigned long long)tensor->shape[1]);
-    *out = tensor;
     return CR_OK;
 }
 
@@ -137,7 +137,7 @@ static int read_matrix(float *values, const cr_lora_matrix *matrix, const cr_mod
                        const cr_safetensors *file, const char *path, float *rows)
 {
     char name[NAME_BYTES];
-    const cr_safetensor *tensor = NULL;
+    const cr_safetensor *tensor;
     peft_name(name, matrix);
     CR_TRY(check_tensor(&tensor, file, path, name, matrix));
     size_t count = matrix->rows * matrix->columns;
