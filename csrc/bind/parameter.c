@@ -68,6 +68,7 @@ static matrix check_matrix(lua_State *L, int which)
 int bind_session_read(lua_State *L)
 {
     session_core(L);
+    lua_settop(L, 3);
     size_t count = check_matrix(L, 3).count;
     float *copy = bind_space(L, count, sizeof *copy);
     memcpy(copy, check_matrix(L, 3).values, count * sizeof *copy);
