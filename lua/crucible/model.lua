@@ -93,7 +93,7 @@ Model.__close = Model.close
 
 function Model:__tostring()
   local info = self.info
-  return ("crucible.model(%s: %s %s, %d layers, width %d, %.0f M parameters%s)"):format(
+  return ("crucible.model(%s: %s %s, %d layers, width %d, %.4g M parameters%s)"):format(
     self.name, info.family, info.quantisation, info.layers, info.width, info.parameters / 1e6,
     self.closed and ", closed" or "")
 end

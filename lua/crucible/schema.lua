@@ -28,15 +28,21 @@ local schema = {}
 
 local function check(kind, what, read) return { kind = kind, what = what, read = read } end
 
+-- What `read` returns for a value that needs no other reason than `what`.
+local function accept(ok, value)
+  if ok then return true, value end
+  return false
+end
+
 local function is_finite(value)
   return type(value) == "number" and value == value and value ~= math.huge and value ~= -math.huge
 end
 
 local function limits_phrase(noun, limits)
   local parts = {}
-  if limits.min then parts[#parts + 1] = ("at least %s"):format(limits.min) end
+  if limits.min then parts[#parts + 1] = ("of at least %s"):format(limits.min) end
   if limits.above then parts[#parts + 1] = ("above %s"):format(limits.above) end
-  if limits.max then parts[#parts + 1] = ("at most %s"):format(limits.max) end
+  if limits.max then parts[#parts + 1] = (#parts == 0 and "of at most %s" or "at most %s"):format(limits.max) end
   if limits.below then parts[#parts + 1] = ("below %s"):format(limits.below) end
   if #parts == 0 then return noun end
   return noun .. " " .. table.concat(parts, " and ")
@@ -55,7 +61,7 @@ function schema.integer(limits)
   return check("integer", limits_phrase("an integer", limits), function(value)
     local whole = is_finite(value) and math.tointeger(value)
     if not whole then return false end
-    return within(whole, limits), whole
+    return accept(within(whole, limits), whole)
   end)
 end
 
@@ -65,27 +71,27 @@ end
 function schema.number(limits)
   limits = limits or {}
   return check("number", limits_phrase("a number", limits), function(value)
-    return is_finite(value) and within(value, limits), value
+    return accept(is_finite(value) and within(value, limits), value)
   end)
 end
 
 local function of_type(kind, what)
-  return check(kind, what, function(value) return type(value) == kind, value end)
+  return check(kind, what, function(value) return accept(type(value) == kind, value) end)
 end
 
 schema.boolean = of_type("boolean", "true or false")
 schema.string = of_type("string", "a string")
-schema.table = check("other", "a table", function(value) return type(value) == "table", value end)
+schema.table = check("other", "a table", function(value) return accept(type(value) == "table", value) end)
 schema.any = check("other", "a value", function(value) return true, value end)
 
 schema.callable = check("other", "a function", function(value)
   local meta = getmetatable(value)
   local callable = type(value) == "function" or (type(meta) == "table" and meta.__call ~= nil)
-  return callable, value
+  return accept(callable, value)
 end)
 
 schema.nonempty_string = check("string", "a string that is not empty", function(value)
-  return type(value) == "string" and value ~= "", value
+  return accept(type(value) == "string" and value ~= "", value)
 end)
 
 --- One of some words.

@@ -21,6 +21,12 @@ local function distance(a, b)
   return previous[#b]
 end
 
+-- A word that begins another counts as one edit away from it.
+local function edits_between(word, name)
+  if #word >= 4 and name:sub(1, #word) == word then return 1 end
+  return distance(word, name)
+end
+
 --- The name nearest to `word`, or nil when none is near (more than a third of it differs).
 ---@param word string
 ---@param names string[]
@@ -29,7 +35,7 @@ function suggest.nearest(word, names)
   word = word:lower():sub(1, 100)
   local best, least = nil, math.max(2, #word // 3) + 1
   for _, name in ipairs(names) do
-    local edits = distance(word, name:lower())
+    local edits = edits_between(word, name:lower())
     if edits < least then best, least = name, edits end
   end
   return best

@@ -143,6 +143,19 @@ end
 ---@return crucible.lora.Config
 function config.new(given) return setmetatable(options:resolve(given), Config) end
 
+--- The config that a run of a session uses: one made by config.new as it is; a plain table of
+--- options over the session's own config; nil for that config itself.
+---@param session_config crucible.lora.Config
+---@param given table?
+---@return crucible.lora.Config
+function config.for_run(session_config, given)
+  if given == nil then return session_config end
+  if getmetatable(given) == Config then return given end
+  local merged = config.plain(session_config)
+  for key, value in pairs(given) do merged[key] = value end
+  return config.new(merged)
+end
+
 --- Every field's default.
 ---@return table
 function config.defaults() return options:defaults() end

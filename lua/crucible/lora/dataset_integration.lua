@@ -226,8 +226,8 @@ local stream_options = schema.new("stream_dataset", with(common_entries, {
   { name = "batch_size", default = 8, check = schema.integer { min = 1 }, doc = "rows a batch; the last may be short" },
 }))
 
---- The schema of prepare_dataset's options, for functions that hand them on.
-dataset_integration.prepare_options = prepare_options
+--- The options that say which rows, for functions that hand them on to prepare_dataset.
+dataset_integration.row_options = schema.new("rows", common_entries)
 
 -- Whether a row passes the filter; nil, why when the filter raised.
 local function passes(filter, example)

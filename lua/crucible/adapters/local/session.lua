@@ -340,7 +340,7 @@ function Session:open_checkpoint(name_or_path)
     runs = self.runs,
   })
   if not other then return nil, message, code end
-  other.run_dir = self.run_dir
+  other.run_dir, other.kernels, other.threads = self.run_dir, self.kernels, self.threads
   local state
   state, message, code = load_whole(other, path)
   if state then return other end

@@ -1,0 +1,40 @@
+-- manifest.json: what a run was, so that it can be told from another and made again.
+local config = require "crucible.lora.config"
+local experiment = require "crucible.lora.experiment"
+
+local manifest = {}
+
+local function plain_options(options)
+  local copy = {}
+  for key, value in pairs(options) do
+    local kind = type(value)
+    if kind == "function" then copy[key] = "a function" end
+    if kind == "string" or kind == "number" or kind == "boolean" then copy[key] = value end
+  end
+  return copy
+end
+
+--- The manifest of a run about to start.
+---@param run crucible.lora.Run
+---@return table? manifest, string? message, string? code
+function manifest.of(run)
+  local session, plan = run.session, run.plan
+  local engine, message, code = session:describe()
+  if not engine then return nil, message, code end
+  return {
+    experiment_id = session.experiment_id, adapter_name = session.adapter_name, status = "running",
+    started_at = experiment.now(), resumed_at_step = run.state.step > 0 and run.state.step or nil, seed = session.seed,
+    config = config.plain(plan.config), options = plain_options(run.options), engine = engine,
+    dataset = {
+      name = plan.dataset.name, source = plan.dataset.source, split = plan.dataset.split, sha256 = plan.digest,
+      gate = plan.gate,
+    },
+    plan = {
+      epochs = plan.epochs, steps_per_epoch = plan.steps_per_epoch, total_steps = plan.total_steps, loss = plan.loss.name,
+      order_seed = plan.seed, batch_size = plan.batch_size, rows_per_step = plan.rows_per_step,
+    },
+    versions = { crucible = require("crucible")._VERSION, lua = _VERSION },
+  }
+end
+
+return manifest
