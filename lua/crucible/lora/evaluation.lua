@@ -102,18 +102,20 @@ local function answer_in(text, expected)
   return text:match("^%s*(.-)%s*$")
 end
 
-local function sampling_of(options, longest_label)
+local function sampling_of(session, options, longest_label)
   local params = experiment.sampling_options:pick(options)
   params.temperature = params.temperature or 0
-  -- A label and its end token; whatever is longer is no label.
-  if longest_label and not params.max_tokens then params.max_tokens = longest_label + 1 end
+  -- A label and its end token; whatever is longer is no label. Without labels at most half the
+  -- context, so that prompts have the other half.
+  local most = experiment.sampling_params().max_tokens
+  params.max_tokens = params.max_tokens or (longest_label and longest_label + 1) or math.min(most, session.context // 2)
   params.base = options.base
   return experiment.sampling_params(params)
 end
 
 local function by_generation(session, rows, options, labels)
   local longest = labels and select(2, label_tokens(session, rows, labels))
-  local params = sampling_of(options, longest)
+  local params = sampling_of(session, options, longest)
   local prompts, truncated, code = prompts_of(session, rows, params.max_tokens)
   if not prompts then return nil, truncated, code end
   local done = 0

@@ -1,0 +1,210 @@
+-- Evaluation over the stand-in, whose answers the spec dictates: a model that always errs scores
+-- 0, one that copies the key scores 1, and nothing is a constant.
+local fake = require("spec.support.fake_core").install()
+local crucible = require "crucible"
+local expect = require "spec.support.expect"
+local jsonl = require "crucible.jsonl"
+local temp = require "spec.support.temp"
+
+local lora = crucible.lora
+local folder, path
+
+local function open(config)
+  config = config or {}
+  config.base_model, config.lora_rank = path, 2
+  return assert(lora.create_session { config = config, runs = folder .. "/runs" })
+end
+
+local rows = {
+  { input = "one:", output = "yes", metadata = { id = 1 } }, { input = "two:", output = "no" },
+  { input = "three:", output = "yes" }, { input = "four:", output = "no" },
+}
+local key = { ["one:"] = "yes", ["two:"] = "no", ["three:"] = "yes", ["four:"] = "no" }
+
+local function evaluate(options, dataset)
+  local session <close> = open()
+  options.labels = options.labels or { "yes", "no" }
+  return lora.evaluation.evaluate(session, dataset or rows, options)
+end
+
+before_each(function()
+  folder = temp.folder()
+  path = temp.file(folder, "toy.gguf", "toy")
+  fake.reply = function(prompt) return " " .. key[prompt] end
+  fake.likelihood = function(prompt, choice) return choice == " " .. key[prompt] and -1 or -2 end
+end)
+after_each(temp.clean)
+
+for _, mode in ipairs { "generate", "likelihood" } do
+  describe("evaluation by " .. mode, function()
+    it("gives 1 to a model that copies the key", function()
+      local result = assert(evaluate { mode = mode })
+      assert.same({ accuracy = 1, f1 = 1, precision = 1, recall = 1 }, result.metrics)
+    end)
+
+    it("gives 0 to a model that always errs", function()
+      fake.reply = function(prompt) return key[prompt] == "yes" and " no" or " yes" end
+      fake.likelihood = function(prompt, choice) return choice == " " .. key[prompt] and -2 or -1 end
+      local result = assert(evaluate { mode = mode })
+      assert.same({ accuracy = 0, f1 = 0, precision = 0, recall = 0 }, result.metrics)
+      assert.equal(0, result.correct)
+    end)
+
+    it("measures what lies between", function()
+      fake.reply = function() return " yes" end
+      fake.likelihood = function(_, choice) return choice == " yes" and -1 or -2 end
+      local result = assert(evaluate { mode = mode, metrics = { "accuracy", "f1", "f1_weighted", "recall_micro" } })
+      assert.equal(0.5, result.metrics.accuracy)
+      assert.is_true(math.abs(result.metrics.f1 - 1 / 3) < 1e-12)
+      assert.equal(2, result.confusion.counts[2][1])
+      assert.equal(2, result.classes[1].support)
+    end)
+
+    it("leaves the lora out on request", function()
+      fake.reply = function(prompt, base) return base and " no" or " " .. key[prompt] end
+      fake.likelihood = function(prompt, choice, base) return choice == (base and " no" or " " .. key[prompt]) and -1 or -2 end
+      local result = assert(evaluate { mode = mode, base = true })
+      assert.equal(0.5, result.metrics.accuracy)
+      assert.is_true(result.base)
+    end)
+
+    it("keeps predictions in order, and writes them", function()
+      local file = folder .. "/predictions.jsonl"
+      local result = assert(evaluate { mode = mode, predictions = file, limit = 3 })
+      assert.equal(3, result.samples)
+      local first = result.predictions[1]
+      assert.equal("one:", first.input)
+      assert.equal("yes", first.expected)
+      assert.equal("yes", first.predicted)
+      assert.is_true(first.correct)
+      assert.same({ id = 1 }, first.metadata)
+      local written = assert(jsonl.read(file))
+      assert.equal(3, #written)
+      assert.equal("three:", written[3].input)
+      assert.equal(file, result.predictions_path)
+    end)
+
+    it("reports its progress", function()
+      local done = {}
+      assert(evaluate { mode = mode, progress = function(count, total) done[#done + 1] = count .. "/" .. total end })
+      assert.equal("4/4", done[#done])
+    end)
+
+    it("cuts a prompt that is too long from its left, and counts it", function()
+      local long = ("x"):rep(600) .. "one:"
+      fake.reply = function(prompt) return prompt:sub(-4) == "one:" and #prompt < 512 and " yes" or "" end
+      fake.likelihood = function(prompt, choice) return #prompt < 512 and choice == " yes" and -1 or -2 end
+      local result = assert(evaluate({ mode = mode }, { { input = long, output = "yes" } }))
+      assert.equal(1, result.truncated)
+      assert.equal(1, result.metrics.accuracy)
+      assert.equal(long, result.predictions[1].input)
+    end)
+
+    it("refuses a split without rows", function()
+      expect.fails("data", "no rows to evaluate", evaluate({ mode = mode }, {}))
+    end)
+  end)
+end
+
+describe("a generated answer", function()
+  local function predicted(reply, options)
+    fake.reply = function() return reply end
+    options = options or {}
+    options.max_tokens = options.max_tokens or 30
+    return assert(evaluate(options)).predictions[1]
+  end
+
+  for _, case in ipairs {
+    { " yes", "yes" }, { "yes", "yes" }, { "\n\nyes\nand more", "yes" }, { " yes  ", "yes" }, { "", "" }, { " yes, I think", "yes, I think" },
+  } do
+    it(("reads %q as %q"):format(case[1], case[2]), function() assert.equal(case[2], predicted(case[1]).predicted) end)
+  end
+
+  it("keeps its text as written, and all lines where answers have several", function()
+    assert.equal(" yes\nno", predicted(" yes\nno").text)
+    fake.reply = function() return " 2\n#### 2" end
+    local result = assert(evaluate({ max_tokens = 20, metrics = { "exact_match" } }, { { input = "q", output = "2\n#### 2" } }))
+    assert.equal(1, result.metrics.exact_match)
+  end)
+
+  it("is no longer than the longest label and its end", function()
+    assert(evaluate {})
+    local params = fake.generations[#fake.generations].params
+    assert.equal(#" yes" + 1, params.max_tokens)
+    assert.equal(0, params.temperature)
+    assert.same({ fake.EOS }, params.stop_ids)
+  end)
+
+  it("follows the sampling options given", function()
+    assert(evaluate { temperature = 0.5, top_k = 3, seed = 8, max_tokens = 9 })
+    local params = fake.generations[#fake.generations].params
+    assert.same({ 0.5, 3, 8, 9 }, { params.temperature, params.top_k, params.seed, params.max_tokens })
+  end)
+
+  it("ends at a stop text", function()
+    assert.equal("yes", predicted(" yes END no", { stop_sequences = { " END" } }).predicted)
+  end)
+end)
+
+describe("likelihood", function()
+  it("takes the first of equals, and shows the scores", function()
+    fake.likelihood = function() return -3 end
+    local result = assert(evaluate { mode = "likelihood" })
+    assert.equal("yes", result.predictions[2].predicted)
+    assert.same({ -3, -3 }, result.predictions[2].scores)
+  end)
+
+  it("takes the labels that occur when none are given", function()
+    local session <close> = open()
+    local result = assert(lora.evaluation.evaluate(session, rows, { mode = "likelihood" }))
+    assert.same({ "no", "yes" }, result.confusion.labels)
+  end)
+end)
+
+describe("the result", function()
+  it("says what was evaluated", function()
+    local session <close> = open()
+    fake.likelihood = function(_, choice) return choice == " SUPPORT" and -1 or -2 end
+    local result = assert(lora.evaluation.evaluate(session, "scifact", { mode = "likelihood" }))
+    assert.equal(188, result.samples)
+    assert.equal("test", result.split_asked)
+    assert.equal("dev", result.split)
+    assert.equal(124 / 188, result.metrics.accuracy)
+    assert.equal(session.experiment_id, result.experiment_id)
+    assert.equal("default", result.adapter_name)
+    assert.truthy(result.evaluated_at:match("Z$"))
+    local majority = lora.evaluation.majority_class(assert(lora.dataset_integration.prepare_dataset("scifact", { split = "dev" })),
+      { "SUPPORT", "CONTRADICT" })
+    assert.equal("SUPPORT", majority.label)
+    assert.equal(result.metrics.accuracy, majority.accuracy)
+    assert.equal(result.metrics.f1, majority.f1)
+  end)
+
+  it("can be of a checkpoint, which leaves the session as it is", function()
+    local session <close> = open()
+    local saved = assert(session:save_checkpoint "mine")
+    local made = #fake.sessions
+    local result = assert(lora.evaluation.evaluate(session, rows, { checkpoint = "mine" }))
+    assert.equal(made + 1, #fake.sessions)
+    assert.equal("mine", result.checkpoint)
+    assert(lora.evaluation.evaluate(session, rows, { checkpoint = saved.path }))
+    expect.fails("not_found", "no such checkpoint", lora.evaluation.evaluate(session, rows, { checkpoint = "other" }))
+    expect.raises("checkpoint has no meaning", lora.evaluation.evaluate, session, rows, { checkpoint = "mine", base = true })
+  end)
+end)
+
+describe("evaluation refuses", function()
+  for _, case in ipairs {
+    { { metrics = { "f2" } }, 'unknown metric "f2"; did you mean "f1"?' },
+    { { metrics = { "schema_compliance" } }, 'unknown metric "schema_compliance"' },
+    { { mode = "guess" }, 'mode must be one of "generate", "likelihood"' },
+    { { labls = {} }, 'unknown option "labls"; did you mean "labels"?' },
+    { { temperature = -1 }, "temperature must be a number of at least 0" },
+    { { labels = {} }, "labels must be a list" },
+  } do
+    it(case[2], function()
+      local session <close> = open()
+      expect.raises(case[2], lora.evaluation.evaluate, session, rows, case[1])
+    end)
+  end
+end)
