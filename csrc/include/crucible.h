@@ -331,7 +331,8 @@ typedef struct cr_generated {
 CR_API int cr_generation_step(cr_generation *generation, const cr_generated **events,
                               size_t *count);
 
-/* Ends a row early (a stop string was found); its place is free at the next step. */
+/* Ends a row early (a stop string was found), its place is free at the next step; a prompt that has
+ * not begun never begins. */
 CR_API int cr_generation_finish(cr_generation *generation, size_t prompt);
 
 /* Σ log p of each continuation after each prompt; the prompt runs once.

@@ -35,6 +35,7 @@ struct cr_generation {
     int32_t *tokens;     /* all prompts, one after another */
     size_t *offsets;     /* [count + 1] */
     size_t count, next;  /* prompts, and the first not yet begun */
+    bool *dropped;       /* [count]: ended by the caller before it began */
     size_t places_count;
     place *places;
     cr_cache cache;
@@ -70,7 +71,8 @@ static int copy_prompts(cr_generation *g, const cr_prompt *prompts, size_t count
         total += prompts[i].count;
     g->tokens = cr_calloc(total, sizeof *g->tokens);
     g->offsets = cr_calloc(count + 1, sizeof *g->offsets);
-    if (!g->tokens || !g->offsets)
+    g->dropped = cr_calloc(count, sizeof *g->dropped);
+    if (!g->tokens || !g->offsets || !g->dropped)
         return CR_ENOMEM;
     for (size_t i = 0; i < count; i++) {
         memcpy(g->tokens + g->offsets[i], prompts[i].tokens, prompts[i].count * sizeof(int32_t));
@@ -152,6 +154,7 @@ void cr_generation_close(cr_generation *g)
     cr_free(g->stop_ids);
     cr_free(g->tokens);
     cr_free(g->offsets);
+    cr_free(g->dropped);
     cr_free(g->places);
     cr_free(g->rows);
     cr_free(g->row_place);
@@ -262,6 +265,12 @@ static size_t free_place(const cr_generation *g)
     return NONE;
 }
 
+static void skip_dropped(cr_generation *g)
+{
+    while (g->next < g->count && g->dropped[g->next])
+        g->next++;
+}
+
 static void seat(cr_generation *g, size_t index, size_t row)
 {
     size_t prompt = g->next++;
@@ -273,11 +282,14 @@ static void seat(cr_generation *g, size_t index, size_t row)
                                    g->offsets[prompt + 1] - g->offsets[prompt], index, 0, true};
 }
 
+/* Puts the prompts back in line, to be begun at the next step. */
 static void unseat(cr_generation *g, size_t rows)
 {
-    for (size_t r = 0; r < rows; r++)
-        g->places[g->row_place[r]].prompt = NONE;
-    g->next -= rows;
+    for (size_t r = rows; r-- > 0;) {
+        place *p = &g->places[g->row_place[r]];
+        g->next = p->prompt;
+        p->prompt = NONE;
+    }
 }
 
 /* Prompts into free places, as many as a micro-batch of tokens holds. */
@@ -290,6 +302,7 @@ static int begin_prompts(cr_generation *g)
         if (rows > 0 && tokens > most)
             break;
         seat(g, index, rows++);
+        skip_dropped(g);
     }
     int code = run_rows(g, rows, false);
     if (code < 0)
@@ -300,8 +313,10 @@ static int begin_prompts(cr_generation *g)
 /* With max_tokens 0 every prompt ends at once. */
 static void end_unstarted(cr_generation *g)
 {
-    while (g->params.max_tokens == 0 && g->next < g->count && g->event_count < g->places_count)
+    while (g->params.max_tokens == 0 && g->next < g->count && g->event_count < g->places_count) {
         add_event(g, g->next++, -1, 0, CR_LENGTH);
+        skip_dropped(g);
+    }
 }
 
 int cr_generation_step(cr_generation *g, const cr_generated **events, size_t *count)
@@ -309,6 +324,7 @@ int cr_generation_step(cr_generation *g, const cr_generated **events, size_t *co
     cr_session_enter(g->session);
     g->event_count = 0;
     *count = 0;
+    skip_dropped(g);
     end_unstarted(g);
     if (free_place(g) != NONE && g->next < g->count && g->event_count == 0)
         CR_TRY(begin_prompts(g));
@@ -323,6 +339,7 @@ int cr_generation_finish(cr_generation *g, size_t prompt)
 {
     if (prompt >= g->count)
         return cr_fail(CR_EARG, "prompt %zu: the generation has %zu", prompt + 1, g->count);
+    g->dropped[prompt] = true;
     for (size_t i = 0; i < g->places_count; i++)
         if (g->places[i].prompt == prompt)
             g->places[i].prompt = NONE;
