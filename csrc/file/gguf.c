@@ -154,6 +154,15 @@ static int read_text(cursor *c, cr_text *out, const char *what)
     return CR_OK;
 }
 
+/* Padding that is taken for an entry begins with an empty name. */
+static int read_name(cursor *c, cr_text *out, const char *what)
+{
+    CR_TRY(read_text(c, out, what));
+    if (out->length == 0)
+        return cr_fail(CR_EFORMAT, "%s before byte %zu is empty", what, c->at);
+    return CR_OK;
+}
+
 /* A count of things of at least `least` bytes each. */
 static int read_count(cursor *c, size_t *out, size_t least, const char *what)
 {
@@ -249,7 +258,7 @@ static int parse_value(cursor *c, key *k)
 
 static int parse_key(cursor *c, key *k)
 {
-    CR_TRY(read_text(c, &k->name, "a key's name"));
+    CR_TRY(read_name(c, &k->name, "a key's name"));
     int code = parse_value(c, k);
     return code < 0 ? cr_fail_context(code, "key %s", show(k->name).text) : CR_OK;
 }
@@ -571,7 +580,7 @@ static int parse_tensors(cr_gguf *file, cursor *c)
         return CR_ENOMEM;
     for (size_t i = 0; i < file->tensor_count; i++) {
         tensor_entry *entry = file->by_name[i] = &file->tensors[i];
-        CR_TRY(read_text(c, &entry->view.name, "a tensor's name"));
+        CR_TRY(read_name(c, &entry->view.name, "a tensor's name"));
         int code = parse_tensor_body(c, entry);
         if (code < 0)
             return fail_tensor(code, entry);
