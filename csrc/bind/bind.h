@@ -193,6 +193,7 @@ extern const luaL_Reg bind_fs_functions[]; /* fs.c */
 
 #ifdef CR_DEBUG_BINDING
 CR_API int luaopen_crucible_core_debug(lua_State *L); /* debug.c */
+extern const luaL_Reg bind_debug_math_functions[];    /* debug_math.c */
 #endif
 
 #endif

@@ -1,6 +1,11 @@
 /* debug.c: crucible.core.debug: what specs alone need: the counted allocator, and floors below
  * crucible.h that have no other way to Lua. Only in builds with CR_DEBUG_BINDING. */
+#define _DEFAULT_SOURCE /* setitimer */
 #include "bind/bind.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/time.h>
 
 #include "base/base.h"
 #include "include/crucible_lua.h"
@@ -27,12 +32,62 @@ static int memory_fail_at(lua_State *L)
     return 0;
 }
 
+/* ---- sessions ---------------------------------------------------------------------- */
+
+/* write(session, name, values, which): Session:write that takes NaN and infinities. */
+static int write_any(lua_State *L)
+{
+    static const char *const arrays[] = {"value", "gradient", "moment1", "moment2", NULL};
+    cr_session *session = bind_core(L, 1, &bind_session_class);
+    const char *name = luaL_checkstring(L, 2);
+    int array = luaL_checkoption(L, 4, "value", arrays);
+    cr_parameter found = {0};
+    for (size_t i = 0; found.name == NULL || strcmp(found.name, name) != 0; i++)
+        if (cr_session_parameter(session, i, &found) < 0)
+            return luaL_error(L, "%s", cr_error_message());
+    float *const values[] = {found.value, found.gradient, found.moment1, found.moment2};
+    for (int i = 0; i < found.rows * found.columns; i++) {
+        lua_rawgeti(L, 3, i + 1);
+        values[array][i] = (float)luaL_checknumber(L, -1);
+        lua_pop(L, 1);
+    }
+    return 0;
+}
+
+static cr_session *volatile to_cancel;
+
+static void on_alarm(int signal_number)
+{
+    (void)signal_number;
+    if (to_cancel)
+        cr_session_cancel(to_cancel);
+}
+
+/* cancel_every(session, microseconds): cancels it from a signal handler again and again;
+ * cancel_every() ends that. The session must stay open meanwhile. */
+static int cancel_every(lua_State *L)
+{
+    bool on = !lua_isnoneornil(L, 1);
+    lua_Integer microseconds = on ? luaL_checkinteger(L, 2) : 0;
+    luaL_argcheck(L, microseconds >= 0 && microseconds < 1000000, 2, "expected less than a second");
+    to_cancel = on ? bind_core(L, 1, &bind_session_class) : NULL;
+    struct sigaction action = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGALRM, &action, NULL);
+    struct timeval period = {.tv_usec = (suseconds_t)microseconds};
+    setitimer(ITIMER_REAL, &(struct itimerval){period, period}, NULL);
+    return 0;
+}
+
 /* ---- the module -------------------------------------------------------------------- */
 
 static const luaL_Reg functions[] = {
     /* base */
     {"memory_count", memory_count},
     {"memory_fail_at", memory_fail_at},
+    /* sessions */
+    {"write", write_any},
+    {"cancel_every", cancel_every},
     {NULL, NULL},
 };
 
@@ -40,6 +95,9 @@ int luaopen_crucible_core_debug(lua_State *L)
 {
     luaL_checkversion(L);
     luaL_newlib(L, functions);
+    lua_newtable(L);
+    luaL_setfuncs(L, bind_debug_math_functions, 0);
+    lua_setfield(L, -2, "math");
     return 1;
 }
 

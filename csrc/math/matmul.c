@@ -110,7 +110,7 @@ typedef struct product {
     float *c;
     size_t ldc;
     float *packed;
-    size_t first, width; /* the columns of C that are packed now */
+    size_t first, width;                         /* the columns of C that are packed now */
     size_t row_tasks, column_tasks, column_step; /* how the multiplication is cut */
     float *row_scratch;
     size_t row_floats;
@@ -139,20 +139,23 @@ static void pack_stored_task(void *argument, size_t task, int thread)
 /* ---- multiplying -------------------------------------------------------------------------- */
 
 /* A tile of C that may stick out over the edge: rows beyond m repeat the last one and columns
- * beyond n are dropped. */
+ * beyond n are dropped. It is made whole by the same instructions as any other, beside C, so that an
+ * element's last bit does not depend on where it lies. */
 static void edge_tile(const product *p, size_t depth, const float *const *rows, const float *panel,
                       float *c, size_t m, size_t n, bool accumulate)
 {
     float whole[CR_MAX_TILE_ROWS * CR_MAX_TILE_COLUMNS];
     size_t tile = p->kernels->tile_columns;
-    p->kernels->gemm_tile(depth, rows, p->a.column_step, panel, whole, tile, p->alpha, false);
+    if (accumulate)
+        memset(whole, 0, p->kernels->tile_rows * tile * sizeof(float));
+    for (size_t i = 0; i < m && accumulate; i++)
+        memcpy(whole + i * tile, c + i * p->ldc, n * sizeof(float));
+    p->kernels->gemm_tile(depth, rows, p->a.column_step, panel, whole, tile, p->alpha, accumulate);
     for (size_t i = 0; i < m; i++)
-        for (size_t j = 0; j < n; j++)
-            c[i * p->ldc + j] = (accumulate ? c[i * p->ldc + j] : 0) + whole[i * tile + j];
+        memcpy(c + i * p->ldc, whole + i * tile, n * sizeof(float));
 }
 
-static void row_pointers(const float **rows, const product *p, size_t first, size_t count,
-                         size_t k)
+static void row_pointers(const float **rows, const product *p, size_t first, size_t count, size_t k)
 {
     for (size_t i = 0; i < p->kernels->tile_rows; i++) {
         size_t row = first + (i < count ? i : count - 1);
@@ -368,6 +371,7 @@ void cr_matmul_plain(float *c, size_t ldc, size_t m, float alpha, bool accumulat
             for (size_t k = 0; k < depth; k++)
                 sum += (double)a.data[i * a.row_step + k * a.column_step] *
                        plain_element(b, transposed, k, j);
-            c[i * ldc + j] = (float)((accumulate ? (double)c[i * ldc + j] : 0) + (double)alpha * sum);
+            c[i * ldc + j] =
+                (float)((accumulate ? (double)c[i * ldc + j] : 0) + (double)alpha * sum);
         }
 }
