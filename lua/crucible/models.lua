@@ -30,10 +30,16 @@ function models.names()
   return names
 end
 
---- What is known of a named model, or nil.
----@param name string
+--- What is known of a model by its name, or by the name of its file at the end of a path; or nil.
+---@param name_or_path string
 ---@return crucible.models.Known?
-function models.find(name) return known[name:lower()] end
+function models.find(name_or_path)
+  local by_name = known[name_or_path:lower()]
+  if by_name then return by_name end
+  for _, entry in pairs(known) do
+    if paths.basename(name_or_path) == entry.file then return entry end
+  end
+end
 
 --- Where the file of a known model lies, present or not.
 ---@param entry crucible.models.Known
@@ -50,7 +56,7 @@ function models.resolve(name_or_path)
   if type(name_or_path) ~= "string" or name_or_path == "" then
     errors.raise("models.resolve: expected a model's name or the path of a .gguf file, got %s", type(name_or_path))
   end
-  local entry = models.find(name_or_path)
+  local entry = known[name_or_path:lower()]
   if entry then
     local path = models.cached_path(entry)
     if paths.is_file(path) then return path end

@@ -1,0 +1,48 @@
+-- The examples run, on the tiny model: each ends well and says what its header promises.
+local temp = require "spec.support.temp"
+
+local tiny = "spec/fixtures/tiny/tiny.gguf"
+
+local function run(command)
+  local pipe = assert(io.popen(command .. " 2>&1"))
+  local text = pipe:read "a"
+  return text, pipe:close() == true
+end
+
+local function expect_parts(text, parts)
+  for _, part in ipairs(parts) do assert.truthy(text:find(part, 1, true), part .. " in:\n" .. text) end
+end
+
+describe("the example", function()
+  after_each(temp.clean)
+
+  for _, case in ipairs {
+    { "flat_loop.lua", tiny .. " 1", { "step 1  loss ", "Verdict:" } },
+    { "train_scifact.lua", "--model " .. tiny .. " --steps 2 --limit-dev 4 --threads 1",
+      { "505 rows", "Verdict:[ CONTRADICT<|im_end|>]", "dev of scifact, 4 rows: accuracy ", "quality targets met", "run folder: " } },
+    { "demo.lua", "--model " .. tiny .. " --steps 2 --limit-dev 4 --threads 1",
+      { "Before", "After", "Loss by step", "SciFact dev", "accuracy  macro-F1", "base model, by likelihood", "best checkpoint: " } },
+    { "learning_curve.lua", "--model " .. tiny .. " --seeds 2 --epochs 1 --limit 16 --limit-dev 4 --threads 1",
+      { "seed  epoch 1", "mean" } },
+  } do
+    it(case[1] .. " runs", function()
+      local runs = case[1] == "flat_loop.lua" and "" or " --runs " .. temp.folder()
+      local text, ended_well = run(("lua5.4 examples/%s %s%s"):format(case[1], case[2], runs))
+      assert.is_true(ended_well, text)
+      expect_parts(text, case[3])
+    end)
+  end
+
+  for _, case in ipairs {
+    { "demo.lua", "--stps 3", 'unknown option --stps; did you mean "--steps"?' },
+    { "demo.lua", "--model nowhere.gguf", "nowhere.gguf: no such file" },
+    { "train_scifact.lua", "--epochs 0", "--epochs must be an integer of at least 1, got 0" },
+    { "flat_loop.lua", "", "usage: " },
+  } do
+    it(("%s %s ends badly, saying why"):format(case[1], case[2]), function()
+      local text, ended_well = run(("lua5.4 examples/%s %s"):format(case[1], case[2]))
+      assert.is_false(ended_well)
+      expect_parts(text, { case[3] })
+    end)
+  end
+end)
