@@ -14,7 +14,8 @@ local lora = crucible.lora
 local options = schema.new("demo", {
   { name = "model", default = "smollm2-135m-instruct", check = schema.string, doc = "name or path of the base model" },
   { name = "steps", default = 40, check = schema.integer { min = 1 }, doc = "optimiser steps at most" },
-  { name = "epochs", check = schema.integer { min = 1 }, doc = "times through the 505 rows; default: what steps takes" },
+  { name = "epochs", check = schema.integer { min = 1 },
+    doc = "times through the 505 rows; default: what steps takes" },
   { name = "batch_size", default = 8, check = schema.integer { min = 1 }, doc = "rows a step" },
   { name = "seed", default = 0, check = schema.integer(), doc = "of everything random" },
   { name = "threads", default = 0, check = schema.integer { min = 0 }, doc = "0 = all" },
@@ -88,8 +89,8 @@ end
 local given = parse()
 local started = crucible.core.fs.clock()
 local config = lora.config.new {
-  base_model = given.model, lora_rank = 16, lora_alpha = 32, lora_dropout = 0.05, learning_rate = 2e-4, warmup_steps = 20,
-  target_modules = { "q_proj", "k_proj", "v_proj", "o_proj" }, threads = given.threads,
+  base_model = given.model, lora_rank = 16, lora_alpha = 32, lora_dropout = 0.05, learning_rate = 2e-4,
+  warmup_steps = 20, target_modules = { "q_proj", "k_proj", "v_proj", "o_proj" }, threads = given.threads,
 }
 local session <close> = must(lora.create_session { config = config, seed = given.seed, runs = given.runs })
 print(session.model)

@@ -29,8 +29,8 @@ if not given or given.help then
 end
 
 local config = lora.config.new {
-  base_model = given.model, lora_rank = 16, lora_alpha = 32, lora_dropout = 0.05, learning_rate = 2e-4, warmup_steps = 20,
-  target_modules = { "q_proj", "k_proj", "v_proj", "o_proj" }, threads = given.threads,
+  base_model = given.model, lora_rank = 16, lora_alpha = 32, lora_dropout = 0.05, learning_rate = 2e-4,
+  warmup_steps = 20, target_modules = { "q_proj", "k_proj", "v_proj", "o_proj" }, threads = given.threads,
 }
 
 local function dev(session, mode)

@@ -34,7 +34,9 @@ local config = lora.config.new {
   base_model = given.model, lora_rank = given.rank, learning_rate = given.learning_rate, warmup_steps = 20,
   threads = given.threads, quality_targets = { accuracy = 0.60, f1 = 0.50 },
 }
-local session <close> = assert(lora.create_session { config = config, adapter = "local", seed = given.seed, runs = given.runs })
+local session <close> = assert(lora.create_session {
+  config = config, adapter = "local", seed = given.seed, runs = given.runs,
+})
 
 local results = assert(lora.training_loop.run(session, "scifact", {
   config = config, epochs = given.epochs, max_steps = given.steps, batch_size = given.batch_size, checkpoint_every = 50,

@@ -88,9 +88,18 @@ local session_options = schema.new("lora.create_session", {
   { name = "runs", default = "runs", check = schema.nonempty_string, doc = "folder that holds the run folders" },
 })
 
+---@class crucible.lora.SessionOptions
+---@field config table?            a config, or options of lora.config.new
+---@field adapter string|table|nil  the engine; default: lora.use's
+---@field seed integer?            default: the config's
+---@field model crucible.Model?    to share; default: opens config.base_model
+---@field experiment_id string?    default: a new id
+---@field adapter_name string?     name of the lora; "default"
+---@field runs string?             folder of run folders; "runs"
+
 --- A session: one base model, one named lora, its optimiser state and its random numbers. Raises
 --- on misuse; a model that is not there or cannot be read gives nil, message, code.
----@param options { config: table?, adapter: string|table?, seed: integer?, model: crucible.Model?, experiment_id: string?, adapter_name: string?, runs: string? }
+---@param options crucible.lora.SessionOptions
 ---@return crucible.Session? session, string? message, string? code
 function lora.create_session(options)
   local given = session_options:resolve(options)

@@ -5,7 +5,9 @@ local temp = require "spec.support.temp"
 
 local function fresh(install)
   for name in pairs(package.loaded) do
-    if name == "crucible" or (name:find("^crucible%.") and not name:find("^crucible%.core")) then package.loaded[name] = nil end
+    if name == "crucible" or (name:find("^crucible%.") and not name:find("^crucible%.core")) then
+      package.loaded[name] = nil
+    end
   end
   if install then install() end
   return require "crucible"
@@ -99,7 +101,8 @@ for _, engine in ipairs(engines) do
       session:zero_gradients()
       local parts = 0
       for _, datum in ipairs(batch) do
-        parts = parts + assert(session:forward_backward({ datum }, "cross_entropy", { counts = { cross_entropy = 10 } })).loss
+        parts = parts + assert(session:forward_backward({ datum }, "cross_entropy",
+          { counts = { cross_entropy = 10 } })).loss
       end
       assert.is_true(math.abs(parts - whole) < 1e-6 * whole)
       for name, gradient in pairs(session:gradients()) do
@@ -155,7 +158,8 @@ for _, engine in ipairs(engines) do
       assert.equal(#by_text[1].tokens, #by_text[1].logprobs)
       assert.same({}, assert(session:sample({}, greedy)))
       expect.raises("prompt 2 is empty", session.sample, session, { "a", "" }, greedy)
-      expect.raises('unknown option "max_token"; did you mean "max_tokens"?', session.sample, session, { "a" }, { max_token = 1 })
+      expect.raises('unknown option "max_token"; did you mean "max_tokens"?', session.sample, session, { "a" },
+        { max_token = 1 })
     end)
 
     it("streams what it returns", function()
@@ -179,7 +183,8 @@ for _, engine in ipairs(engines) do
 
     it("passes an error of on_token up and stays usable", function()
       local session <close> = open()
-      expect.raises("enough", session.sample, session, { "ab" }, { temperature = 1, max_tokens = 6 }, function() error("enough", 0) end)
+      expect.raises("enough", session.sample, session, { "ab" }, { temperature = 1, max_tokens = 6 },
+        function() error("enough", 0) end)
       assert(session:sample({ "ab" }, { max_tokens = 2 }))
     end)
 
@@ -194,8 +199,12 @@ for _, engine in ipairs(engines) do
     end)
 
     it("goes on from a checkpoint to the same bytes", function()
-      local function step(session) assert(session:forward_backward(batch)) assert(session:optim_step { lr = 1e-2, beta1 = 0.9,
-        beta2 = 0.999, eps = 1e-8, weight_decay = 0.01, max_grad_norm = 1 }) end
+      local function step(session)
+        assert(session:forward_backward(batch))
+        assert(session:optim_step {
+          lr = 1e-2, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.01, max_grad_norm = 1,
+        })
+      end
       local one <close> = open { experiment_id = "one" }
       step(one)
       local saved = assert(one:save_checkpoint "half")
@@ -217,13 +226,15 @@ for _, engine in ipairs(engines) do
       local session <close> = open()
       local saved = assert(session:save_checkpoint "start")
       assert(session:forward_backward(batch))
-      assert(session:optim_step { lr = 0.1, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0, max_grad_norm = 0 })
+      assert(session:optim_step { lr = 0.1, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0,
+        max_grad_norm = 0 })
       local before = assert(session:forward(batch)).logprobs[1][10]
       local other <close> = assert(session:open_checkpoint(saved.path))
       assert.not_equal(before, assert(other:forward(batch)).logprobs[1][10])
       assert.equal(before, assert(session:forward(batch)).logprobs[1][10])
       if engine.name == "the C core" then -- B starts at 0: the lora changes nothing yet
-        assert.equal(assert(session:forward(batch, { base = true })).logprobs[1][10], assert(other:forward(batch)).logprobs[1][10])
+        assert.equal(assert(session:forward(batch, { base = true })).logprobs[1][10],
+          assert(other:forward(batch)).logprobs[1][10])
       end
     end)
 

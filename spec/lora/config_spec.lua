@@ -11,7 +11,8 @@ describe("lora.config", function()
       base_model = "llama-3-8b", lora_rank = 16, lora_alpha = 32, lora_dropout = 0.05,
       target_modules = { "q_proj", "v_proj", "k_proj", "o_proj" }, learning_rate = 1.0e-4, weight_decay = 0.01,
       warmup_steps = 100, max_grad_norm = 1.0, adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1.0e-8,
-      quality_targets = { schema_compliance = 0.95, citation_accuracy = 0.95, mean_entailment = 0.5, overall_pass_rate = 0.45 },
+      quality_targets = { schema_compliance = 0.95, citation_accuracy = 0.95, mean_entailment = 0.5,
+        overall_pass_rate = 0.45 },
     } do
       assert.same(value, defaults[name], name)
     end
@@ -36,7 +37,8 @@ describe("lora.config", function()
     { { lora_dropout = 1 }, "lora_dropout must be a number of at least 0 and below 1, got 1" },
     { { lora_alpha = 0 }, "lora_alpha must be a number above 0" },
     { { lora_rnk = 4 }, 'unknown option "lora_rnk"; did you mean "lora_rank"?' },
-    { { target_modules = { "q_prj" } }, 'unknown target "q_prj"; did you mean "q_proj"?; known: q_proj, k_proj, v_proj' },
+    { { target_modules = { "q_prj" } },
+      'unknown target "q_prj"; did you mean "q_proj"?; known: q_proj, k_proj, v_proj' },
     { { target_modules = { "banana" } }, "known: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" },
     { { target_modules = { "q_proj", "q_proj" } }, '"q_proj" is listed twice' },
     { { target_modules = {} }, "target_modules must be a list of projections" },
@@ -83,7 +85,9 @@ describe("a schedule", function()
 
   local function close(expected, found)
     assert.equal(#expected, #found)
-    for i, value in ipairs(expected) do assert.is_true(math.abs(value - found[i]) < 1e-12, ("step %d: %g"):format(i, found[i])) end
+    for i, value in ipairs(expected) do
+      assert.is_true(math.abs(value - found[i]) < 1e-12, ("step %d: %g"):format(i, found[i]))
+    end
   end
 
   it("warms up from a rate above 0 and reaches the peak at warmup_steps", function()

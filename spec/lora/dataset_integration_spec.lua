@@ -29,9 +29,9 @@ describe("the data set scifact", function()
 
   it("reads as the reference formats it", function()
     local row = assert(prepare("scifact"))[1]
-    assert.equal("Claim: 1 in 5 million in UK have abnormal PrP positivity.\nEvidence: RESULTS Of the 32,441 appendix "
-      .. "samples 16 were positive for abnormal PrP, indicating an overall prevalence of 493 per million population (95% "
-      .. "confidence interval 282 to 801 per million).\n\nVerdict:", row.input)
+    assert.equal("Claim: 1 in 5 million in UK have abnormal PrP positivity.\nEvidence: RESULTS Of the 32,441 "
+      .. "appendix samples 16 were positive for abnormal PrP, indicating an overall prevalence of 493 per million "
+      .. "population (95% confidence interval 282 to 801 per million).\n\nVerdict:", row.input)
     assert.equal("CONTRADICT", row.output)
     assert.same({ claim_id = 2, evidence_ids = { 13734012 } }, row.metadata)
     assert.equal("integer", math.type(row.metadata.claim_id))
@@ -48,7 +48,8 @@ describe("the data set scifact", function()
   end)
 
   it("says which splits there are", function()
-    expect.fails("not_found", 'scifact has no labelled split "test"; it has: train, dev', prepare("scifact", { split = "test" }))
+    expect.fails("not_found", 'scifact has no labelled split "test"; it has: train, dev', prepare("scifact",
+      { split = "test" }))
   end)
 
   it("says what to put where when it is not there", function()
@@ -66,9 +67,11 @@ describe("scifact's released files", function()
 {"doc_id": 10, "title": "t", "abstract": ["ten a", "ten b"], "structured": false}
 ]]
   local claims = [[
-{"id": 1, "claim": "one", "evidence": {"10": [{"sentences": [1], "label": "SUPPORT"}], "9": [{"sentences": [2, 0], "label": "SUPPORT"}, {"sentences": [0], "label": "SUPPORT"}]}, "cited_doc_ids": [9, 10]}
+{"id": 1, "claim": "one", "evidence": {"10": [{"sentences": [1], "label": "SUPPORT"}], "9": [RATIONALES]}}
 {"id": 2, "claim": "two", "evidence": {}, "cited_doc_ids": [9]}
 ]]
+  claims = claims:gsub("RATIONALES",
+    '{"sentences": [2, 0], "label": "SUPPORT"}, {"sentences": [0], "label": "SUPPORT"}')
 
   it("become the union of rationale sentences in document order, ids ascending as numbers", function()
     local folder = temp.folder()
@@ -84,16 +87,19 @@ describe("scifact's released files", function()
     local folder = temp.folder()
     temp.file(folder, "claims_dev.jsonl", claims)
     temp.file(folder, "corpus.jsonl", corpus:gsub('"doc_id": 10', '"doc_id": 11'))
-    expect.fails("format", "claim 1: document 10 is not in the corpus", prepare("scifact", { split = "dev", path = folder }))
+    expect.fails("format", "claim 1: document 10 is not in the corpus", prepare("scifact", { split = "dev",
+      path = folder }))
     temp.file(folder, "corpus.jsonl", corpus:gsub(', "ten b"', ""))
-    expect.fails("format", "claim 1: document 10 has no sentence 1", prepare("scifact", { split = "dev", path = folder }))
+    expect.fails("format", "claim 1: document 10 has no sentence 1", prepare("scifact", { split = "dev",
+      path = folder }))
   end)
 end)
 
 describe("formatters", function()
   for _, case in ipairs {
     { "scifact", { id = 7, claim = "c", evidence = { "a.", "b." }, evidence_ids = { 3 }, label = "SUPPORT" },
-      { input = "Claim: c\nEvidence: a. b.\n\nVerdict:", output = "SUPPORT", metadata = { claim_id = 7, evidence_ids = { 3 } } } },
+      { input = "Claim: c\nEvidence: a. b.\n\nVerdict:", output = "SUPPORT", metadata = { claim_id = 7,
+        evidence_ids = { 3 } } } },
     { "fever", { id = 5, claim = "c", label = "REFUTES" },
       { input = "Claim: c\n\nVerify:", output = "REFUTES", metadata = { id = 5 } } },
     { "gsm8k", { question = "q", answer = "work\n#### 2" },
@@ -129,7 +135,8 @@ describe("rows of a file", function()
     assert.same({ { input = "a", output = "b", metadata = {}, weight = 0.5 },
       { input = "c", output = "d", metadata = { k = 1 } } }, rows)
     assert.equal(path, info.source)
-    assert.equal("Problem: q\n\nSolution:", assert(prepare(file '{"question":"q","answer":"a"}', { formatter = "gsm8k" }))[1].input)
+    assert.equal("Problem: q\n\nSolution:", assert(prepare(file '{"question":"q","answer":"a"}',
+      { formatter = "gsm8k" }))[1].input)
   end)
 
   it("may begin with a byte order mark and end lines as Windows does", function()
@@ -139,7 +146,8 @@ describe("rows of a file", function()
   for _, case in ipairs {
     { "a line that is not JSON", '{"input":"a","output":"b"}\n{"input":\n', {}, "format", "rows.jsonl:2: not JSON" },
     { "a number that is no JSON", '[NaN]', {}, "format", "rows.jsonl:1: not JSON" },
-    { "a missing key", '{"claim":"x"}', { formatter = "fever" }, "data", 'row 1: "label" is missing, expected a string' },
+    { "a missing key", '{"claim":"x"}', { formatter = "fever" }, "data",
+      'row 1: "label" is missing, expected a string' },
     { "a key of another type", '{"claim":"x","evidence":[1],"label":"y"}', { formatter = "scifact" }, "data",
       'row 1: "evidence" is a number, expected a list of strings' },
     { "a row that is no object", '5', {}, "data", "row 1: is a number, expected an object" },
@@ -147,7 +155,8 @@ describe("rows of a file", function()
     { "a transform that returns nothing", '{}', { transform = function() end }, "data",
       "row 1: gave a nil, expected { input, output, metadata }" },
     { "a transform that raises", '{}', { transform = function() error("boom", 0) end }, "data", "row 1: boom" },
-    { "a filter that raises", '{}', { filter = function() error("bang", 0) end }, "data", "row 1: the filter failed: bang" },
+    { "a filter that raises", '{}', { filter = function() error("bang", 0) end }, "data",
+      "row 1: the filter failed: bang" },
   } do
     it("are refused: " .. case[1], function() expect.fails(case[4], case[5], prepare(file(case[2]), case[3])) end)
   end

@@ -116,9 +116,11 @@ describe("the gate", function()
 
   for _, case in ipairs {
     { "an empty data set", {}, "the dataset is empty" },
-    { "an empty answer", { { input = "a", output = "b" }, { input = "a", output = "" } }, "row 2 has no supervised token" },
+    { "an empty answer", { { input = "a", output = "b" }, { input = "a", output = "" } },
+      "row 2 has no supervised token" },
     { "a weight of 0", { { input = "a", output = "b", weight = 0 } }, "row 1 has no supervised token" },
-    { "an end that is not supervised", { { input = "a", output = "b" } }, "row 1 does not end in a supervised end token",
+    { "an end that is not supervised", { { input = "a", output = "b" } },
+      "row 1 does not end in a supervised end token",
       function(list) table.remove(list[1].tokens); table.remove(list[1].weights) end },
     { "a doubled BOS", { { input = "a", output = "b" } }, "row 1 begins with two BOS tokens",
       function(list) table.insert(list[1].tokens, 1, fake.BOS); table.insert(list[1].weights, 1, 0) end, "bos" },

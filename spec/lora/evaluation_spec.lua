@@ -62,7 +62,9 @@ for _, mode in ipairs { "generate", "likelihood" } do
 
     it("leaves the lora out on request", function()
       fake.reply = function(prompt, base) return base and " no" or " " .. key[prompt] end
-      fake.likelihood = function(prompt, choice, base) return choice == (base and " no" or " " .. key[prompt]) and -1 or -2 end
+      fake.likelihood = function(prompt, choice, base)
+        return choice == (base and " no" or " " .. key[prompt]) and -1 or -2
+      end
       local result = assert(evaluate { mode = mode, base = true })
       assert.equal(0.5, result.metrics.accuracy)
       assert.is_true(result.base)
@@ -115,7 +117,8 @@ describe("a generated answer", function()
   end
 
   for _, case in ipairs {
-    { " yes", "yes" }, { "yes", "yes" }, { "\n\nyes\nand more", "yes" }, { " yes  ", "yes" }, { "", "" }, { " yes, I think", "yes, I think" },
+    { " yes", "yes" }, { "yes", "yes" }, { "\n\nyes\nand more", "yes" }, { " yes  ", "yes" }, { "", "" },
+      { " yes, I think", "yes, I think" },
   } do
     it(("reads %q as %q"):format(case[1], case[2]), function() assert.equal(case[2], predicted(case[1]).predicted) end)
   end
@@ -123,7 +126,8 @@ describe("a generated answer", function()
   it("keeps its text as written, and all lines where answers have several", function()
     assert.equal(" yes\nno", predicted(" yes\nno").text)
     fake.reply = function() return " 2\n#### 2" end
-    local result = assert(evaluate({ max_tokens = 20, metrics = { "exact_match" } }, { { input = "q", output = "2\n#### 2" } }))
+    local result = assert(evaluate({ max_tokens = 20, metrics = { "exact_match" } }, { { input = "q",
+      output = "2\n#### 2" } }))
     assert.equal(1, result.metrics.exact_match)
   end)
 
@@ -173,7 +177,8 @@ describe("the result", function()
     assert.equal(session.experiment_id, result.experiment_id)
     assert.equal("default", result.adapter_name)
     assert.truthy(result.evaluated_at:match("Z$"))
-    local majority = lora.evaluation.majority_class(assert(lora.dataset_integration.prepare_dataset("scifact", { split = "dev" })),
+    local majority = lora.evaluation.majority_class(assert(lora.dataset_integration.prepare_dataset("scifact",
+      { split = "dev" })),
       { "SUPPORT", "CONTRADICT" })
     assert.equal("SUPPORT", majority.label)
     assert.equal(result.metrics.accuracy, majority.accuracy)
@@ -189,7 +194,8 @@ describe("the result", function()
     assert.equal("mine", result.checkpoint)
     assert(lora.evaluation.evaluate(session, rows, { checkpoint = saved.path }))
     expect.fails("not_found", "no such checkpoint", lora.evaluation.evaluate(session, rows, { checkpoint = "other" }))
-    expect.raises("checkpoint has no meaning", lora.evaluation.evaluate, session, rows, { checkpoint = "mine", base = true })
+    expect.raises("checkpoint has no meaning", lora.evaluation.evaluate, session, rows, { checkpoint = "mine",
+      base = true })
   end)
 end)
 

@@ -44,7 +44,8 @@ describe("lora", function()
 
   it("formats training data with weight 1 unless told", function()
     assert.same({ { input = "a", output = "b", weight = 1 }, { input = "c", output = "d", weight = 0.5 } },
-      lora.format_training_data { { input = "a", output = "b", metadata = {} }, { input = "c", output = "d", weight = 0.5 } })
+      lora.format_training_data { { input = "a", output = "b", metadata = {} }, { input = "c", output = "d",
+        weight = 0.5 } })
     assert.equal(2, lora.format_training_data({ { input = "a", output = "b" } }, { weight = 2 })[1].weight)
     expect.raises("row 1 must be", lora.format_training_data, { { input = "a" } })
   end)
@@ -70,9 +71,11 @@ describe("lora", function()
 
   it("validates quality, naming what failed and what was not measured", function()
     local config = lora.config.new()
-    local found = lora.validate_quality({ schema_compliance = 0.96, citation_accuracy = 0.95, mean_entailment = 0.31 }, config)
+    local found = lora.validate_quality({ schema_compliance = 0.96, citation_accuracy = 0.95,
+      mean_entailment = 0.31 }, config)
     assert.is_false(found.passed)
-    assert.equal("2/4 quality targets met; failed: mean_entailment 0.31 < 0.5, overall_pass_rate not measured", found.summary)
+    assert.equal("2/4 quality targets met; failed: mean_entailment 0.31 < 0.5, overall_pass_rate not measured",
+      found.summary)
     assert.same({ metric = "overall_pass_rate", target = 0.45, passed = false }, found.assessments[3])
     assert.is_true(math.abs(found.assessments[2].delta + 0.19) < 1e-12)
   end)

@@ -7,7 +7,9 @@ local tiny_model = require "spec.support.tiny_model"
 
 local function rows(count)
   local list = {}
-  for i = 1, count do list[i] = { input = ("claim %d is %d:"):format(i, i * 7), output = i % 3 == 0 and "no" or "yes" } end
+  for i = 1, count do
+    list[i] = { input = ("claim %d is %d:"):format(i, i * 7), output = i % 3 == 0 and "no" or "yes" }
+  end
   return list
 end
 
@@ -42,7 +44,8 @@ describe("a run on the C core", function()
   end)
 
   it("gives other bytes for another seed", function()
-    assert.is_false(bytes(train { epochs = 1, batch_size = 4 }) == bytes(train { epochs = 1, batch_size = 4, seed = 12 }))
+    assert.is_false(bytes(train { epochs = 1, batch_size = 4 }) == bytes(train { epochs = 1, batch_size = 4,
+      seed = 12 }))
   end)
 
   it("resumes to the bytes of the uninterrupted run, with dropout, accumulation and a schedule", function()
@@ -53,14 +56,16 @@ describe("a run on the C core", function()
       train({ id = "cut", runs = runs, epochs = 3, batch_size = 3, callbacks = {
         on_step_end = function(event) if event.step == step then return "stop" end end,
       } }, config)
-      assert.is_true(whole == bytes(train({ id = "cut", runs = runs, epochs = 3, batch_size = 3, resume = true }, config)))
+      assert.is_true(whole == bytes(train({ id = "cut", runs = runs, epochs = 3, batch_size = 3, resume = true },
+        config)))
     end
   end)
 
   it("has one loss curve for every split of the batch", function()
     local function curve(batch_size, accumulation, micro_batch_tokens)
       local losses = {}
-      train({ epochs = 2, batch_size = batch_size, callbacks = { on_step_end = function(event) losses[event.step] = event.loss end } },
+      train({ epochs = 2, batch_size = batch_size,
+        callbacks = { on_step_end = function(event) losses[event.step] = event.loss end } },
         { grad_accumulation = accumulation, lora_dropout = 0, micro_batch_tokens = micro_batch_tokens })
       return losses
     end
@@ -69,7 +74,8 @@ describe("a run on the C core", function()
       local found = curve(table.unpack(split))
       assert.equal(#expected, #found)
       for step, loss in ipairs(expected) do
-        assert.is_true(math.abs(loss - found[step]) < 1e-5 * loss, ("%d x %d, step %d"):format(split[1], split[2], step))
+        assert.is_true(math.abs(loss - found[step]) < 1e-5 * loss, ("%d x %d, step %d"):format(split[1], split[2],
+          step))
       end
     end
   end)
@@ -88,7 +94,8 @@ describe("SmolLM2 from the rooms #slow", function()
     local session <close> = assert(lora.create_session {
       config = { base_model = "smollm2-135m-instruct", lora_rank = 2 }, runs = temp.folder(),
     })
-    local out = assert(session:sample({ "The capital of France is" }, { temperature = 0, max_tokens = 8, stop_sequences = { "." } }))
+    local out = assert(session:sample({ "The capital of France is" }, { temperature = 0, max_tokens = 8,
+      stop_sequences = { "." } }))
     assert.equal(" Paris", out[1].text)
     assert.equal("stop", out[1].finish)
     local scores = assert(session:score({ "The capital of France is" }, { "Paris", "London" }))[1]

@@ -58,7 +58,9 @@ describe("json", function()
     assert.equal("integer", math.type(value.list[1]))
     assert.equal(0.1, value.rate)
     assert.equal(json.null, value.none)
-    for _, x in ipairs { 1 / 3, 5e-324, 1.7976931348623157e308, 0.1 + 0.2 } do assert.equal(x, json.decode(json.encode { x })[1]) end
+    for _, x in ipairs { 1 / 3, 5e-324, 1.7976931348623157e308, 0.1 + 0.2 } do
+      assert.equal(x, json.decode(json.encode { x })[1])
+    end
   end)
 
   it("says what is not JSON", function()
@@ -87,7 +89,8 @@ describe("terminal text", function()
   end)
 
   it("draws charts from 0 to the highest, condensed to their width", function()
-    assert.equal("       4 │█   \n         │█▄  \n         │██▄ \n       0 │███▄\n         └────\n          1  8\n",
+    local drawn = "       4 │█   \n         │█▄  \n         │██▄ \n       0 │███▄\n         └────\n          1  8\n"
+    assert.equal(drawn,
       terminal.chart({ 4, 4, 2.5, 2.5, 1.5, 1.5, 0.5, 0.5 }, { width = 4, height = 4 }))
     assert.equal("(no values)\n", terminal.chart({ 0 / 0 }))
   end)
@@ -128,16 +131,20 @@ describe("models", function()
     local path = temp.file(temp.folder(), "m.gguf", "x")
     assert.equal(path, models.resolve(path))
     assert.equal("HuggingFaceTB/SmolLM2-135M-Instruct", models.find("SmolLM2-135M-Instruct").hub)
-    assert.truthy(models.cached_path(models.find "smollm2-135m-instruct"):find("/models/SmolLM2-135M-Instruct.Q4_1.gguf", 1, true))
+    local cached = models.cached_path(models.find "smollm2-135m-instruct")
+    assert.equal("SmolLM2-135M-Instruct.Q4_1.gguf", paths.basename(cached))
+    assert.equal("smollm2-135m-instruct", models.find(cached).name)
   end)
 
   it("say what is missing and what would help", function()
-    expect.fails("not_found", 'unknown model "smollm2-135m"; did you mean "smollm2-135m-instruct"?', models.resolve "smollm2-135m")
+    expect.fails("not_found", 'unknown model "smollm2-135m"; did you mean "smollm2-135m-instruct"?',
+      models.resolve "smollm2-135m")
     expect.fails("not_found", 'unknown model "llama-3-8b"; known: smollm2-135m-instruct', models.resolve "llama-3-8b")
     expect.fails("not_found", "./none.gguf: no such file", models.resolve "./none.gguf")
     local known = models.cached_path(models.find "smollm2-135m-instruct")
     if not paths.is_file(known) then
-      expect.fails("not_found", "run: scripts/fetch_model smollm2-135m-instruct", models.resolve "smollm2-135m-instruct")
+      expect.fails("not_found", "run: scripts/fetch_model smollm2-135m-instruct",
+        models.resolve "smollm2-135m-instruct")
     end
   end)
 end)

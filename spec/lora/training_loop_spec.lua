@@ -36,7 +36,8 @@ end
 local function run(session, dataset, options) return assert(loop.run(session, dataset, options)) end
 
 local function weights(checkpoint_path)
-  return temp.read(checkpoint_path .. "/adapter_model.safetensors") .. temp.read(checkpoint_path .. "/optimizer.safetensors")
+  local lora_bytes = temp.read(checkpoint_path .. "/adapter_model.safetensors")
+  return lora_bytes .. temp.read(checkpoint_path .. "/optimizer.safetensors")
 end
 
 local function last(results) return results.checkpoints[#results.checkpoints] end
@@ -71,7 +72,8 @@ describe("a run", function()
     for i, checkpoint in ipairs(results.checkpoints) do names[i] = checkpoint.name end
     assert.same({ "step_000002", "step_000004", "step_000006" }, names)
     assert.equal(results.checkpoints[3].path, results.best_checkpoint)
-    for _, name in ipairs { "adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors", "trainer_state.json" } do
+    for _, name in ipairs { "adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors",
+      "trainer_state.json" } do
       assert.truthy(temp.read(results.best_checkpoint .. "/" .. name))
     end
   end)
@@ -119,7 +121,8 @@ describe("a run", function()
   it("steps what is left at the end of an epoch with its true count", function()
     local session <close> = open()
     local supervised = {}
-    run(session, rows(5), { batch_size = 2, callbacks = { on_step_end = function(event) supervised[event.step] = event.supervised end } })
+    run(session, rows(5), { batch_size = 2,
+      callbacks = { on_step_end = function(event) supervised[event.step] = event.supervised end } })
     assert.same({ 20, 20, 10 }, supervised) -- " answer N" and the end token: ten targets a row
   end)
 
@@ -177,7 +180,8 @@ describe("gradient accumulation", function()
     local function first_loss(batch_size, accumulation)
       local session <close> = open { grad_accumulation = accumulation, lora_dropout = 0 }
       local loss
-      run(session, uneven, { batch_size = batch_size, callbacks = { on_step_end = function(event) loss = event.loss end } })
+      run(session, uneven, { batch_size = batch_size,
+        callbacks = { on_step_end = function(event) loss = event.loss end } })
       return loss
     end
     assert.is_true(math.abs(first_loss(2, 1) - first_loss(1, 2)) < 1e-12)
@@ -233,7 +237,8 @@ describe("resuming", function()
     assert.equal(12, expected.total_steps)
     for step = 1, 11 do
       local cut <close> = open(copy(config), { experiment_id = "cut" .. step })
-      run(cut, rows(13), with { callbacks = { on_step_end = function(event) if event.step == step then return "stop" end end } })
+      run(cut, rows(13),
+        with { callbacks = { on_step_end = function(event) if event.step == step then return "stop" end end } })
       local again <close> = open(copy(config), { experiment_id = "cut" .. step })
       local results = run(again, rows(13), with { resume = true })
       assert.equal(12, results.total_steps)
@@ -285,7 +290,8 @@ describe("resuming", function()
 
   it("refuses a folder without a checkpoint, and a checkpoint saved by hand", function()
     local session <close> = open()
-    expect.fails("not_found", "has no complete checkpoint to resume from", loop.run(session, rows(4), { resume = true }))
+    expect.fails("not_found", "has no complete checkpoint to resume from", loop.run(session, rows(4),
+      { resume = true }))
     assert(session:save_checkpoint "mine")
     expect.fails("format", "was not saved by a training loop", loop.run(session, rows(4), { resume = "mine" }))
   end)
@@ -321,7 +327,8 @@ describe("steps that are not finite", function()
   it("end the run at three in a row, with the checkpoint kept", function()
     local session <close> = open()
     local results, message, code, partial = loop.run(session, poisoned(9, 4, 5, 6), { batch_size = 1, shuffle = false })
-    expect.fails("nonfinite", "3 steps in a row had a loss or gradient that is not finite (the last was step 6)", results,
+    expect.fails("nonfinite", "3 steps in a row had a loss or gradient that is not finite (the last was step 6)",
+      results,
       message, code)
     assert.truthy(message:find("checkpoint step_000006 kept in " .. folder, 1, true))
     assert.equal("stopped", partial.status)
@@ -349,7 +356,8 @@ describe("callbacks", function()
     end
     run(session, rows(4), { batch_size = 2, checkpoint_every = 1, callbacks = callbacks,
       evaluate = function() return { accuracy = 1 } end })
-    assert.same({ "train_begin:0", "step_end:1", "checkpoint:1", "step_end:2", "epoch_end:2", "evaluate:2", "checkpoint:2",
+    assert.same({ "train_begin:0", "step_end:1", "checkpoint:1", "step_end:2", "epoch_end:2", "evaluate:2",
+      "checkpoint:2",
       "train_end:2" }, heard)
   end)
 
@@ -357,7 +365,8 @@ describe("callbacks", function()
     local session <close> = open()
     local count = 0
     local counter = { on_step_end = function() count = count + 1 end }
-    run(session, rows(4), { batch_size = 2, callbacks = { counter, { counter }, on_epoch_end = function() count = count + 100 end } })
+    run(session, rows(4), { batch_size = 2, callbacks = { counter, { counter },
+      on_epoch_end = function() count = count + 100 end } })
     assert.equal(104, count)
   end)
 
@@ -368,10 +377,14 @@ describe("callbacks", function()
       on_step_end = function(event) step = event end, on_epoch_end = function(event) epoch = event end,
       on_checkpoint = function(event) checkpoint = event end,
     } })
-    for _, field in ipairs { "step", "epoch", "loss", "components", "grad_norm", "timestamp" } do assert.is_not_nil(step[field], field) end
+    for _, field in ipairs { "step", "epoch", "loss", "components", "grad_norm", "timestamp" } do
+      assert.is_not_nil(step[field], field)
+    end
     assert.truthy(step.timestamp:match("Z$"))
     for _, field in ipairs { "epoch", "step", "mean_loss", "metrics" } do assert.is_not_nil(epoch[field], field) end
-    for _, field in ipairs { "name", "path", "step", "epoch", "metrics" } do assert.is_not_nil(checkpoint[field], field) end
+    for _, field in ipairs { "name", "path", "step", "epoch", "metrics" } do
+      assert.is_not_nil(checkpoint[field], field)
+    end
   end)
 
   it("stop the run or ask for a checkpoint by what they return", function()
@@ -387,10 +400,12 @@ describe("callbacks", function()
 
   it("that raise are named, with the step and a traceback, and the step is saved", function()
     local session <close> = open(nil, { experiment_id = "mended" })
-    local options = { batch_size = 1, callbacks = { on_step_end = function(event) if event.step == 3 then error "boom" end end } }
+    local options = { batch_size = 1,
+      callbacks = { on_step_end = function(event) if event.step == 3 then error "boom" end end } }
     local ok, message = pcall(loop.run, session, rows(6), options)
     assert.is_false(ok)
-    for _, part in ipairs { "on_step_end failed at step 3", "checkpoint step_000003 kept", "boom", "stack traceback" } do
+    for _, part in ipairs { "on_step_end failed at step 3", "checkpoint step_000003 kept", "boom",
+      "stack traceback" } do
       assert.truthy(message:find(part, 1, true), part)
     end
     local whole <close> = open()
@@ -404,7 +419,8 @@ describe("callbacks", function()
     local session <close> = open()
     expect.raises('unknown event "on_stepend"; did you mean "on_step_end"?', loop.run, session, rows(2),
       { callbacks = { on_stepend = print } })
-    expect.raises("on_step_end must be a function, got 5", loop.run, session, rows(2), { callbacks = { on_step_end = 5 } })
+    expect.raises("on_step_end must be a function, got 5", loop.run, session, rows(2),
+      { callbacks = { on_step_end = 5 } })
   end)
 end)
 
@@ -516,7 +532,8 @@ describe("a run is refused before step 1", function()
 
   it("unless the gate is off", function()
     local session <close> = open()
-    assert.equal(1, run(session, { { input = "a", output = "" }, { input = "a", output = "b" } }, { gate = false }).total_steps)
+    assert.equal(1, run(session, { { input = "a", output = "" }, { input = "a", output = "b" } },
+      { gate = false }).total_steps)
     expect.fails("data", "the dataset is empty", loop.run(session, {}, { gate = false }))
   end)
 end)
@@ -536,7 +553,8 @@ describe("the console", function()
   it("reports plain lines", function()
     local text = collect { mode = "plain", every = 2, sample = true }
     for _, part in ipairs { "4 rows, 60 tokens an epoch, 40 supervised, longest 16", "row 1: row 1:[ answer 1<eos>]",
-      "4 steps, 4 an epoch", "step 2/4  epoch 1  loss ", "epoch 1: mean loss ", "checkpoint ", "finished after 4 steps in 0 s" } do
+      "4 steps, 4 an epoch", "step 2/4  epoch 1  loss ", "epoch 1: mean loss ", "checkpoint ",
+        "finished after 4 steps in 0 s" } do
       assert.truthy(text:find(part, 1, true), part .. " in\n" .. text)
     end
     assert.is_nil(text:find("step 1/4", 1, true))

@@ -16,13 +16,13 @@ fake.POISON = 0 -- a supervised target of this byte makes the loss NaN
 ---@param prompt string
 ---@param base boolean
 ---@return string
-function fake.reply(prompt, base) return base and "" or " " .. #prompt end -- luacheck: ignore
+function fake.reply(prompt, base) return base and "" or " " .. #prompt end
 
 ---@param prompt string
 ---@param choice string
 ---@param base boolean
 ---@return number
-function fake.likelihood(prompt, choice, base) return -#choice + (base and 0 or #prompt * 0) end -- luacheck: ignore
+function fake.likelihood(prompt, choice, base) return -#choice end -- luacheck: ignore prompt base
 
 --- Options that sessions were made with and calls of generate, newest last.
 fake.sessions, fake.generations = {}, {}
@@ -44,7 +44,9 @@ function Tokenizer:encode(text) return { text:byte(1, -1) } end -- luacheck: ign
 
 function Tokenizer:decode(ids, skip_special) -- luacheck: ignore self
   local parts = {}
-  for i, id in ipairs(ids) do parts[i] = special_texts[id] and (skip_special and "" or special_texts[id]) or string.char(id) end
+  for i, id in ipairs(ids) do
+    parts[i] = special_texts[id] and (skip_special and "" or special_texts[id]) or string.char(id)
+  end
   return table.concat(parts)
 end
 
@@ -65,7 +67,8 @@ local function start_generation(session, prompts, params)
   local rows = {}
   for i, prompt in ipairs(prompts) do
     if #prompt + params.max_tokens > session.context then
-      return nil, ("prompt %d: %d tokens and %d new ones exceed the context of %d"):format(i, #prompt, params.max_tokens,
+      return nil, ("prompt %d: %d tokens and %d new ones exceed the context of %d"):format(i, #prompt,
+        params.max_tokens,
         session.context), "context_overflow"
     end
     rows[i] = { text = fake.reply(text_of(prompt), params.base or false), at = 0 }
@@ -109,7 +112,8 @@ end
 local function unit(...) return (hash(...) >> 11) / (1 << 53) end
 
 local function make_parameter(session, layer, target, kind, rows, columns)
-  local parameter = { name = ("layers.%d.self_attn.%s.lora_%s"):format(layer, target, kind), layer = layer, target = target,
+  local parameter = { name = ("layers.%d.self_attn.%s.lora_%s"):format(layer, target, kind), layer = layer,
+    target = target,
     rows = rows, columns = columns, value = {}, gradient = {}, moment1 = {}, moment2 = {} }
   for i = 1, rows * columns do
     parameter.value[i] = kind == "A" and (unit(session.seed, layer, i) - 0.5) or 0.0
@@ -119,7 +123,8 @@ local function make_parameter(session, layer, target, kind, rows, columns)
 end
 
 local function make_session(config, context)
-  local self = setmetatable({ config = config, seed = config.seed or 0, context = context, updates = 0, list = {} }, Session)
+  local self = setmetatable({ config = config, seed = config.seed or 0, context = context, updates = 0, list = {} },
+    Session)
   for layer = 0, 1 do
     for _, target in ipairs(config.targets) do
       self.list[#self.list + 1] = make_parameter(self, layer, target, "A", config.rank, 4)
@@ -249,8 +254,10 @@ local function find(self, name)
   error("no parameter " .. tostring(name), 3)
 end
 
-function Session:read(name, which) return table.move(find(self, name)[which or "value"], 1, #find(self, name).value, 1, {}) end
-function Session:write(name, values, which) find(self, name)[which or "value"] = table.move(values, 1, #values, 1, {}) end
+function Session:read(name, which) return table.move(find(self, name)[which or "value"], 1, #find(self, name).value,
+  1, {}) end
+function Session:write(name, values, which) find(self, name)[which or "value"] = table.move(values, 1, #values, 1,
+  {}) end
 
 function Session:norm(name, which)
   local sum = 0
@@ -318,7 +325,10 @@ function Session:score(prompts, continuations, options)
   return scores
 end
 
-function Session:memory() return { weights_mapped = 0, lora = 0, activations = 0, scratch = 0, self = self ~= nil } end -- luacheck: ignore
+function Session:memory() -- luacheck: ignore self
+  return { weights_mapped = 0, lora = 0, activations = 0, scratch = 0 }
+end
+
 function Session:cancel() self.cancelled = true end
 function Session:close() self.closed = true end
 
@@ -333,7 +343,7 @@ function Model:info() -- luacheck: ignore self
 end
 
 function Model:tokenizer() return setmetatable({ add_bos = self.add_bos }, Tokenizer) end
-function Model:session(config) return make_session(config, 512) end
+function Model:session(config) return make_session(config, 512) end -- luacheck: ignore self
 function Model:close() self.closed = true end
 
 --- Opens any file; one whose text holds "bos" wants a BOS before texts.

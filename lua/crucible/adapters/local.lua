@@ -24,18 +24,19 @@ local function check_shared(given)
     given.model.name)
 end
 
+local function base_model(given)
+  if given.model then return given.model end
+  return model.open(given.config.base_model)
+end
+
 --- A session on config.base_model, or on the model given. `given` is what lora.create_session has
 --- checked.
 ---@param given table
 ---@return crucible.Session? session, string? message, string? code
 function adapter.create_session(given)
-  local base, message, code = given.model, nil, nil
-  if base then
-    check_shared(given)
-  else
-    base, message, code = model.open(given.config.base_model)
-    if not base then return nil, message, code end
-  end
+  if given.model then check_shared(given) end
+  local base, message, code = base_model(given)
+  if not base then return nil, message, code end
   local made
   made, message, code = session.new(base, given)
   if not made then

@@ -108,14 +108,15 @@ function console.new(given)
   local resolved = options:resolve(given)
   if resolved.stream and not resolved.stream.write then errors.raise("callbacks.console.new: stream must be a file") end
   local self = {
-    mode = choose_mode(resolved), stream = resolved.stream or io.stderr, every = resolved.every, sample = resolved.sample,
-    drawn = false, drawn_at = 0, started = 0, first_step = 0,
+    mode = choose_mode(resolved), stream = resolved.stream or io.stderr, every = resolved.every,
+    sample = resolved.sample, drawn = false, drawn_at = 0, started = 0, first_step = 0,
   }
   return {
     on_train_begin = function(event) on_begin(self, event) end,
     on_step_end = function(event) on_step(self, event) end,
     on_epoch_end = function(event)
-      say(self, ("epoch %d: mean loss %s"):format(event.epoch, event.mean_loss and ("%.4f"):format(event.mean_loss) or "-"))
+      say(self, ("epoch %d: mean loss %s"):format(event.epoch,
+        event.mean_loss and ("%.4f"):format(event.mean_loss) or "-"))
     end,
     on_evaluate = function(event) on_evaluate(self, event) end,
     on_checkpoint = function(event) say(self, ("checkpoint %s"):format(event.path)) end,

@@ -60,7 +60,9 @@ function scifact.verification_row(claim, corpus)
     if not abstract then return errors.failure("format", "claim %s: document %d is not in the corpus", claim.id, id) end
     for _, number in ipairs(sentence_numbers(rationales)) do
       local sentence = abstract[number + 1]
-      if not sentence then return errors.failure("format", "claim %s: document %d has no sentence %d", claim.id, id, number) end
+      if not sentence then
+        return errors.failure("format", "claim %s: document %d has no sentence %d", claim.id, id, number)
+      end
       row.evidence[#row.evidence + 1] = trim(sentence)
     end
     row.label = row.label or rationales[1].label

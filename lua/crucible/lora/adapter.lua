@@ -44,8 +44,10 @@ adapter.session_fields = {
 ---@type crucible.lora.adapter.Member[]
 adapter.session_methods = {
   { name = "forward", doc = "(batch, { outputs, base }) → { logprobs }: no gradient, dropout off" },
-  { name = "forward_backward", doc = "(batch, loss_fn, { counts, logprobs }) → loss and counts; adds to the gradients" },
-  { name = "optim_step", doc = "(adam_params) → grad_norm before clipping, update_norm, skipped, step; zeroes gradients" },
+  { name = "forward_backward",
+    doc = "(batch, loss_fn, { counts, logprobs }) → loss and counts; adds to the gradients" },
+  { name = "optim_step",
+    doc = "(adam_params) → grad_norm before clipping, update_norm, skipped, step; zeroes gradients" },
   { name = "zero_gradients", doc = "() drops the gradients added so far" },
   { name = "gradients", doc = "() → name → view (shape, norm, totable), until the next optim_step" },
   { name = "sample", doc = "(prompts, sampling_params, on_token) → one completion for each prompt" },

@@ -136,10 +136,14 @@ end
 function checkpoints.verify(path, state)
   for name, digest in pairs(state.files) do
     local file = paths.join(path, name)
-    if not paths.is_file(file) then return errors.failure("format", "%s is not a complete checkpoint: %s is missing", path, name) end
+    if not paths.is_file(file) then
+      return errors.failure("format", "%s is not a complete checkpoint: %s is missing", path, name)
+    end
     local found, message, code = fs.sha256 { file = file }
     if not found then return nil, message, code end
-    if found ~= digest then return errors.failure("format", "%s is damaged: its digest is not the one recorded", file) end
+    if found ~= digest then
+      return errors.failure("format", "%s is damaged: its digest is not the one recorded", file)
+    end
   end
   return true
 end

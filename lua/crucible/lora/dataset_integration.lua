@@ -24,7 +24,7 @@ local dataset_integration = {}
 ---@field labels string[]?     what outputs can be
 ---@field splits string[]
 ---@field fallback table<string, string>?  split that evaluation takes when the asked one has no labels
----@field open fun(folder: string, split: string): function?, string?, string?  reader of rows and its path; nil when the folder lacks it
+---@field open fun(folder: string, split: string): function?, string?, string?  reader of rows, its path; nil: not here
 ---@field advice (fun(split: string): string)?  what to put where
 
 local datasets = { scifact = "crucible.datasets.scifact" }
@@ -277,6 +277,17 @@ local function reorder(rows, options)
   return shuffled
 end
 
+---@class crucible.lora.RowOptions
+---@field split string?      of a named data set; "train"
+---@field path string?       file or folder of a named data set
+---@field transform (fun(row: table): crucible.lora.Row)?
+---@field formatter string|function|nil
+---@field filter (fun(row: table): boolean)?  of raw rows
+---@field limit integer?     rows at most
+---@field shuffle boolean?   prepare_dataset alone, before the limit
+---@field seed integer?      of the shuffle; 0
+---@field batch_size integer?  stream_dataset alone; 8
+
 ---@class crucible.lora.DatasetInfo
 ---@field name string    of the data set, or the file's path, or "table"
 ---@field source string  where the rows came from
@@ -288,7 +299,7 @@ end
 --- with file and line) or "data" (a row of the wrong shape or a formatter that raised, with the
 --- row's number).
 ---@param source string|table[]
----@param options { split: string?, path: string?, transform: function?, formatter: string|function?, filter: function?, limit: integer?, shuffle: boolean?, seed: integer? }?
+---@param options crucible.lora.RowOptions?
 ---@return crucible.lora.Row[]? rows, crucible.lora.DatasetInfo|string|nil info_or_message, string? code
 function dataset_integration.prepare_dataset(source, options)
   local given = prepare_options:resolve(options)
@@ -309,7 +320,7 @@ end
 --- source that cannot be opened gives nil, message, code; a bad row met on the way raises its
 --- message, which names it.
 ---@param source string|table[]
----@param options { batch_size: integer?, split: string?, path: string?, transform: function?, formatter: string|function?, filter: function?, limit: integer? }?
+---@param options crucible.lora.RowOptions?
 ---@return (fun(): crucible.lora.Row[]?)? next_batch, string? message, string? code
 function dataset_integration.stream_dataset(source, options)
   local given = stream_options:resolve(options)

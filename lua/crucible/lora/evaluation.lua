@@ -14,8 +14,10 @@ local evaluation = {}
 
 local entries = {
   { name = "checkpoint", check = schema.nonempty_string, doc = "name or path; default: the session as it is" },
-  { name = "base", default = false, check = schema.boolean, doc = "leave the lora out: the base model, for comparison" },
-  { name = "mode", default = "generate", check = schema.one_of { "generate", "likelihood" }, doc = "how answers come about" },
+  { name = "base", default = false, check = schema.boolean,
+    doc = "leave the lora out: the base model, for comparison" },
+  { name = "mode", default = "generate", check = schema.one_of { "generate", "likelihood" },
+    doc = "how answers come about" },
   { name = "metrics", default = { "accuracy", "f1", "precision", "recall" }, check = schema.list(schema.string),
     doc = "names: " .. table.concat(classification.names(), ", ") },
   { name = "labels", check = schema.list(schema.nonempty_string, { nonempty = true }),
@@ -31,7 +33,9 @@ local function take_along(more)
   local names = {}
   for _, entry in ipairs(entries) do names[entry.name] = true end
   for _, entry in ipairs(more) do
-    if not names[entry.name] then entries[#entries + 1] = { name = entry.name, check = entry.check, doc = entry.doc } end
+    if not names[entry.name] then
+      entries[#entries + 1] = { name = entry.name, check = entry.check, doc = entry.doc }
+    end
   end
 end
 take_along(dataset_integration.row_options.entries)
@@ -72,7 +76,9 @@ local function prompts_of(session, rows, room)
   for i, row in ipairs(rows) do
     local ids = session.tokenizer:prompt(row.input)
     if #ids > limit then
-      if limit < 1 then return errors.failure("context_overflow", "answers of %d tokens leave no room for a prompt", room) end
+      if limit < 1 then
+        return errors.failure("context_overflow", "answers of %d tokens leave no room for a prompt", room)
+      end
       ids, truncated = datums.cut_left(session.tokenizer, ids, limit), truncated + 1
     end
     prompts[i] = ids
@@ -151,9 +157,9 @@ local function by_likelihood(session, rows, options, labels)
   local answers = {}
   for first = 1, #rows, SCORED_AT_ONCE do
     local last = math.min(first + SCORED_AT_ONCE - 1, #rows)
+    local some, theirs = table.move(prompts, first, last, 1, {}), table.move(choices, first, last, 1, {})
     local scores, message
-    scores, message, code = session:score(table.move(prompts, first, last, 1, {}), table.move(choices, first, last, 1, {}),
-      { base = options.base })
+    scores, message, code = session:score(some, theirs, { base = options.base })
     if not scores then return nil, message, code end
     for _, row in ipairs(scores) do
       answers[#answers + 1] = { predicted = labels[likeliest(row)], scores = row }
@@ -170,8 +176,8 @@ local function predictions_of(rows, answers)
   for i, row in ipairs(rows) do
     local answer = answers[i]
     predictions[i] = {
-      input = row.input, expected = row.output, predicted = answer.predicted, text = answer.text, scores = answer.scores,
-      correct = row.output == answer.predicted, metadata = row.metadata,
+      input = row.input, expected = row.output, predicted = answer.predicted, text = answer.text,
+      scores = answer.scores, correct = row.output == answer.predicted, metadata = row.metadata,
     }
   end
   return predictions

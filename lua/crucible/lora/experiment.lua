@@ -166,8 +166,10 @@ local sampling_options = schema.new("lora.sampling_params", {
     doc = "texts that end a row, wherever tokens split them; not part of the output" },
   { name = "stop_ids", check = schema.list(schema.integer { min = 0 }),
     doc = "tokens that end a row; default: the tokenizer's end token" },
-  { name = "seed", check = schema.integer(), doc = "prompt i draws from its own stream (seed, i); default: the session's" },
-  { name = "max_batch", default = 0, check = schema.integer { min = 0 }, doc = "rows decoded together; 0 = the engine's choice" },
+  { name = "seed", check = schema.integer(),
+    doc = "prompt i draws from its own stream (seed, i); default: the session's" },
+  { name = "max_batch", default = 0, check = schema.integer { min = 0 },
+    doc = "rows decoded together; 0 = the engine's choice" },
   { name = "trim", default = false, check = schema.boolean, doc = "remove white space around the text" },
   { name = "base", default = false, check = schema.boolean, doc = "leave the lora out" },
 })

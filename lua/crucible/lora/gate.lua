@@ -32,7 +32,9 @@ local function fault(datum, tokenizer)
   if eos and (datum.tokens[#datum.tokens] ~= eos or last_weight(datum) == 0) then
     return "does not end in a supervised end token"
   end
-  if tokenizer.add_bos and datum.tokens[1] == bos and datum.tokens[2] == bos then return "begins with two BOS tokens" end
+  if tokenizer.add_bos and datum.tokens[1] == bos and datum.tokens[2] == bos then
+    return "begins with two BOS tokens"
+  end
 end
 
 local function name_rows(faults)

@@ -30,8 +30,8 @@ function manifest.of(run)
       gate = plan.gate,
     },
     plan = {
-      epochs = plan.epochs, steps_per_epoch = plan.steps_per_epoch, total_steps = plan.total_steps, loss = plan.loss.name,
-      order_seed = plan.seed, batch_size = plan.batch_size, rows_per_step = plan.rows_per_step,
+      epochs = plan.epochs, steps_per_epoch = plan.steps_per_epoch, total_steps = plan.total_steps,
+      loss = plan.loss.name, order_seed = plan.seed, batch_size = plan.batch_size, rows_per_step = plan.rows_per_step,
     },
     versions = { crucible = require("crucible")._VERSION, lua = _VERSION },
   }

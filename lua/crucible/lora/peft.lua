@@ -41,7 +41,9 @@ function peft.difference(bytes, config)
   for _, key in ipairs { "r", "lora_alpha", "use_rslora" } do
     local value = found[key]
     if key == "use_rslora" and value == nil then value = false end
-    if value ~= expected[key] then return ("%s is %s, expected %s"):format(key, tostring(value), tostring(expected[key])) end
+    if value ~= expected[key] then
+      return ("%s is %s, expected %s"):format(key, tostring(value), tostring(expected[key]))
+    end
   end
   if type(found.target_modules) ~= "table" then return "target_modules is not a list" end
   local have = table.concat(sorted(found.target_modules), ", ")

@@ -65,7 +65,9 @@ local function load_datums(self, session, dataset, options)
   for i, row in ipairs(rows) do formatted[i].metadata = row.metadata end
   local limit = math.min(self.config.max_length or session.context, session.context)
   local list, counts
-  list, counts, code = datums.build(session.tokenizer, formatted, { max_length = limit, truncation = self.config.truncation })
+  list, counts, code = datums.build(session.tokenizer, formatted, {
+    max_length = limit, truncation = self.config.truncation,
+  })
   if not list then return nil, counts, code end
   self.datums, self.dataset = list, info
   if options.gate or #list == 0 then

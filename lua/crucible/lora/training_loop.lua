@@ -61,14 +61,16 @@ end
 
 local loop_entries = {
   { name = "config", check = schema.table, doc = "a config, or options over the session's; default: the session's" },
-  { name = "epochs", check = schema.integer { min = 1 }, doc = "times through the rows; default: 1, or what max_steps takes" },
+  { name = "epochs", check = schema.integer { min = 1 },
+    doc = "times through the rows; default: 1, or what max_steps takes" },
   { name = "max_steps", check = schema.integer { min = 1 }, doc = "optimiser steps at most" },
   { name = "batch_size", default = 8, check = schema.integer { min = 1 }, doc = "rows a batch" },
   { name = "checkpoint_every", default = 100, check = schema.integer { min = 0 },
     doc = "steps between checkpoints; 0 = only the last" },
   { name = "loss_fn", default = "cross_entropy", check = schema.either(schema.nonempty_string, schema.table),
     doc = "name of a loss, or what lora.loss_functions.get returns" },
-  { name = "callbacks", default = {}, check = schema.test("a table of functions by event, or a list of such", check_callbacks),
+  { name = "callbacks", default = {},
+    check = schema.test("a table of functions by event, or a list of such", check_callbacks),
     doc = "observers: " .. table.concat(training_loop.events, ", ") },
   { name = "seed", check = schema.integer(), doc = "of the order of rows; default: the session's" },
   { name = "shuffle", default = true, check = schema.boolean, doc = "another order each epoch" },
@@ -78,7 +80,8 @@ local loop_entries = {
     doc = "true: from the latest checkpoint in run_dir; or a checkpoint's name or path" },
   { name = "evaluate", check = schema.either(schema.callable, schema.table),
     doc = "(session, event) → metrics; or options of evaluation.evaluate, with dataset" },
-  { name = "evaluate_every", default = "epoch", check = schema.either(schema.integer { min = 1 }, schema.one_of { "epoch" }),
+  { name = "evaluate_every", default = "epoch",
+    check = schema.either(schema.integer { min = 1 }, schema.one_of { "epoch" }),
     doc = 'steps between evaluations, or "epoch"' },
 }
 table.move(dataset_integration.row_options.entries, 1, #dataset_integration.row_options.entries, #loop_entries + 1,
@@ -218,6 +221,11 @@ function Run:train_step()
   }
 end
 
+-- What is kept of a step, of its event or its line of telemetry, for the run's metrics.
+local function remembered(step)
+  return { step = step.step, epoch = step.epoch, loss = step.loss, skipped = step.skipped }
+end
+
 -- Brings the state up to the end of a step; returns the epoch event when it ended an epoch.
 function Run:count(event)
   local s = self.state
@@ -230,7 +238,7 @@ function Run:count(event)
     s.epoch_sum, s.epoch_count = s.epoch_sum + sum, s.epoch_count + event.supervised
     s.window_sum, s.window_count = s.window_sum + sum, s.window_count + event.supervised
   end
-  self.history[#self.history + 1] = { step = event.step, epoch = event.epoch, loss = event.loss, skipped = event.skipped }
+  self.history[#self.history + 1] = remembered(event)
   if s.index < self.plan.steps_per_epoch then return nil end
   local ended = { epoch = event.epoch, step = event.step, mean_loss = mean_or_nil(s.epoch_sum, s.epoch_count) }
   s.epoch, s.index, s.epoch_sum, s.epoch_count = s.epoch + 1, 0, 0, 0
@@ -357,7 +365,9 @@ function Run:finish()
   if self.finished then return self.results end
   local ok, message, code = self:save()
   if not ok then return self:give_up(message, code) end
-  ok, message, code = self:end_with(self.stop_wanted and "stopped" or "finished", self.stop_wanted and "by a callback" or nil)
+  local status, reason = "finished", nil
+  if self.stop_wanted then status, reason = "stopped", "by a callback" end
+  ok, message, code = self:end_with(status, reason)
   if not ok then return nil, message, code end
   self:emit("on_train_end", self.results)
   return self.results
@@ -392,6 +402,8 @@ local function choose_folder(session, options)
   return folder, list[#list].path
 end
 
+local resumed_fields = { "step", "epoch", "index", "epoch_sum", "epoch_count", "skipped", "skipped_in_row", "best" }
+
 -- Takes the run's place from a checkpoint's loop state.
 local function restore(self, path, loop)
   if not loop or not loop.plan then
@@ -401,13 +413,8 @@ local function restore(self, path, loop)
   if difference then return errors.failure("data", "cannot resume from %s: %s", path, difference) end
   local rows, message, code = self.folder:rewind(loop.step)
   if not rows then return nil, message, code end
-  for i, row in ipairs(rows) do
-    self.history[i] = { step = row.step, epoch = row.epoch, loss = row.loss, skipped = row.skipped }
-  end
-  local s = self.state
-  for _, field in ipairs { "step", "epoch", "index", "epoch_sum", "epoch_count", "skipped", "skipped_in_row", "best" } do
-    s[field] = loop[field]
-  end
+  for i, row in ipairs(rows) do self.history[i] = remembered(row) end
+  for _, field in ipairs(resumed_fields) do self.state[field] = loop[field] end
   self.saved_step, self.epochs_done = loop.step, loop.epochs_done
   return true
 end
@@ -460,7 +467,8 @@ function training_loop.start(session, dataset, options)
   if not ok then return nil, message, code end
   self:emit("on_train_begin", {
     run_dir = folder.path, total_steps = settled.total_steps, epochs = settled.epochs, gate = settled.gate,
-    steps_per_epoch = settled.steps_per_epoch, dataset = settled.dataset, config = settled.config, step = self.state.step,
+    steps_per_epoch = settled.steps_per_epoch, dataset = settled.dataset, config = settled.config,
+    step = self.state.step,
   })
   return self
 end

@@ -79,15 +79,29 @@ local function confusion_of(labels, counts)
   return confusion
 end
 
+---@class crucible.metrics.Class
+---@field label string
+---@field precision number
+---@field recall number
+---@field f1 number
+---@field support integer    times expected
+---@field predicted integer  times predicted
+---@field hits integer       both
+
+---@class crucible.metrics.Confusion
+---@field labels string[]
+---@field counts integer[][]  rows expected, columns predicted
+---@field other integer[]     predictions that are no label, by what was expected
+
 ---@class crucible.metrics.Classification
 ---@field samples integer
 ---@field correct integer
 ---@field accuracy number
----@field classes { label: string, precision: number, recall: number, f1: number, support: integer, predicted: integer }[]
+---@field classes crucible.metrics.Class[]
 ---@field macro { precision: number, recall: number, f1: number }
 ---@field micro { precision: number, recall: number, f1: number }
 ---@field weighted { precision: number, recall: number, f1: number }
----@field confusion { labels: string[], counts: integer[][], other: integer[] }  rows expected, columns predicted; other: no label
+---@field confusion crucible.metrics.Confusion
 
 --- Compares predictions with what was expected, item by item. Raises on empty lists and on lists
 --- of different lengths: there is no measure of nothing.

@@ -71,7 +71,8 @@ local function decode_all(running, rows, tokenizer, on_token)
       if not row.finish then
         local released, finish = consume(row, event, tokenizer, running)
         if on_token then
-          on_token { prompt = event.prompt, token = event.token, logprob = event.logprob, text = released, finish = finish }
+          on_token { prompt = event.prompt, token = event.token, logprob = event.logprob, text = released,
+            finish = finish }
         end
       end
     end

@@ -82,9 +82,25 @@ function Session:forward(batch, options)
 end
 
 local backward_options = schema.new("session:forward_backward", {
-  { name = "counts", check = schema.table, doc = "units of each loss over the whole optimiser step; default: this call's" },
+  { name = "counts", check = schema.table,
+    doc = "units of each loss over the whole optimiser step; default: this call's" },
   { name = "logprobs", default = false, check = schema.boolean, doc = "also return the targets' log-probabilities" },
 })
+
+---@class crucible.lora.LossResult
+---@field loss number        the sum divided by the count
+---@field sum number         Σ weight · −log p
+---@field components table<string, number>  by loss
+---@field counts table<string, integer>     units of this batch, by loss
+---@field supervised integer  targets of weight other than 0
+---@field tokens integer      input positions
+---@field logprobs number[][]?
+
+---@class crucible.lora.StepResult
+---@field grad_norm number    before clipping
+---@field update_norm number
+---@field skipped boolean     a gradient was not finite
+---@field step integer        updates made so far
 
 local function units(loss, batch)
   local count = 0
@@ -95,7 +111,7 @@ end
 local function step_count(loss, batch, counts)
   if not counts then return units(loss, batch) end
   local count = counts[loss.name]
-  if type(count) ~= "number" or not (count >= 0) then
+  if type(count) ~= "number" or count ~= count or count < 0 then
     errors.raise("session:forward_backward: counts.%s must be a number of at least 0, got %s", loss.name,
       schema.show(count))
   end
@@ -108,11 +124,13 @@ end
 ---@param batch crucible.core.Datum[]
 ---@param loss_fn string|crucible.lora.Loss|nil  "cross_entropy" if nil
 ---@param options { counts: table<string, number>?, logprobs: boolean? }?
----@return { loss: number, sum: number, components: table<string, number>, counts: table<string, integer>, supervised: integer, tokens: integer, logprobs: number[][]? }? result, string? message, string? code
+---@return crucible.lora.LossResult? result, string? message, string? code
 function Session:forward_backward(batch, loss_fn, options)
   local given = backward_options:resolve(options)
   local loss = loss_functions.resolve(loss_fn or "cross_entropy")
-  if loss.name ~= "cross_entropy" then errors.raise("the local engine has no loss %s; it has: cross_entropy", loss.name) end
+  if loss.name ~= "cross_entropy" then
+    errors.raise("the local engine has no loss %s; it has: cross_entropy", loss.name)
+  end
   local scale = 1 / math.max(1, step_count(loss, batch, given.counts))
   local found, message, code = handle(self):forward_backward(batch, { scale = scale, logprobs = given.logprobs })
   if not found then return nil, message, code end
@@ -126,7 +144,7 @@ end
 --- Clips, updates with AdamW and zeroes the gradients. A gradient that is not finite leaves the
 --- weights as they are: skipped.
 ---@param adam_params table?  of lora.config.adam_params; default: the session's config
----@return { grad_norm: number, update_norm: number, skipped: boolean, step: integer }? result, string? message, string? code
+---@return crucible.lora.StepResult? result, string? message, string? code
 function Session:optim_step(adam_params)
   local found, message, code = handle(self):optim_step(adam_params or config.adam_params(self.config))
   if not found then return nil, message, code end
@@ -159,7 +177,9 @@ end
 function Session:sample(prompts, params, on_token)
   handle(self)
   if type(prompts) == "string" then prompts = { prompts } end
-  if type(prompts) ~= "table" then errors.raise("session:sample: expected a list of prompts, got %s", schema.show(prompts)) end
+  if type(prompts) ~= "table" then
+    errors.raise("session:sample: expected a list of prompts, got %s", schema.show(prompts))
+  end
   if on_token ~= nil and not schema.callable.read(on_token) then
     errors.raise("session:sample: on_token must be a function, got %s", schema.show(on_token))
   end
@@ -264,8 +284,9 @@ local function check_origin(self, path, state)
   local digest, message, code = self.model:digest()
   if not digest then return nil, message, code end
   if state.base_model.sha256 ~= digest then
+    local theirs = state.base_model
     return errors.failure("format", "%s was made on another base model (%s, SHA-256 %s), this session runs on %s (%s)",
-      path, state.base_model.file, state.base_model.sha256:sub(1, 12), paths.basename(self.model.path), digest:sub(1, 12))
+      path, theirs.file, theirs.sha256:sub(1, 12), paths.basename(self.model.path), digest:sub(1, 12))
   end
   return true
 end
