@@ -2,6 +2,7 @@
 local fake = require("spec.support.fake_core").install()
 local crucible = require "crucible"
 local expect = require "spec.support.expect"
+local fs = require "crucible.fs"
 local json = require "crucible.json"
 local jsonl = require "crucible.jsonl"
 local temp = require "spec.support.temp"
@@ -266,11 +267,11 @@ describe("resuming", function()
     temp.file(results.run_dir, "telemetry.jsonl", telemetry:sub(1, #telemetry - 30))
     temp.file(results.run_dir, "checkpoints/.writing-step_000016/adapter_model.safetensors", "half")
     os.rename(results.run_dir .. "/checkpoints/step_000008", results.run_dir .. "/checkpoints/.replaced-step_000008")
-    fake.fs.remove_tree(results.run_dir .. "/checkpoints/step_000012")
+    fs.remove_tree(results.run_dir .. "/checkpoints/step_000012")
     local other <close> = open(copy(config), { experiment_id = "killed" })
     local again = run(other, rows(13), with { resume = true })
     assert.equal(weights(last(results).path), weights(last(again).path))
-    assert.is_nil(fake.fs.stat(results.run_dir .. "/checkpoints/.writing-step_000016"))
+    assert.is_nil(fs.stat(results.run_dir .. "/checkpoints/.writing-step_000016"))
     assert.equal(3, #again.checkpoints)
   end)
 
@@ -453,6 +454,25 @@ describe("evaluation inside a run", function()
   end)
 end)
 
+describe("a checkpoint that cannot be written", function()
+  it("ends the run with the reason, and the one before is kept", function()
+    local session <close> = open(nil, { experiment_id = "full" })
+    local rename = fs.rename
+    local function fill_disk(event)
+      if event.step == 4 then fs.rename = function() return nil, "the disk is full", "io" end end
+    end
+    local results, message, code, partial = loop.run(session, rows(8), {
+      batch_size = 1, checkpoint_every = 2, callbacks = { on_step_end = fill_disk },
+    })
+    fs.rename = rename
+    expect.fails("io", "the disk is full; checkpoint step_000002 kept in " .. folder, results, message, code)
+    assert.equal("failed", partial.status)
+    assert.same({ "step_000002" }, fs.list(folder .. "/runs/full/checkpoints"))
+    assert.equal(partial.checkpoints[1].path, partial.best_checkpoint)
+    assert(session:load_checkpoint "step_000002")
+  end)
+end)
+
 describe("the best checkpoint", function()
   it("is the one with the lowest mean loss since the checkpoint before", function()
     local session <close> = open { learning_rate = 0.05 }
@@ -504,7 +524,7 @@ describe("a run is refused before step 1", function()
     it("for " .. case[1], function()
       local session <close> = open()
       expect.fails(case[4], case[5], loop.run(session, case[2], case[3]))
-      assert.is_nil(fake.fs.stat(session.run_dir))
+      assert.is_nil(fs.stat(session.run_dir))
     end)
   end
 

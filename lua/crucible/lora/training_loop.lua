@@ -115,7 +115,7 @@ function Run:loop_state()
   return {
     step = s.step, epoch = s.epoch, index = s.index, epoch_sum = s.epoch_sum, epoch_count = s.epoch_count,
     mean_loss = mean_or_nil(s.window_sum, s.window_count), skipped = s.skipped, skipped_in_row = s.skipped_in_row,
-    best = s.best, epochs_done = json.array(self.epochs_done), plan = self.plan:identity(),
+    best = s.best, epochs_done = self.epochs_done, plan = self.plan:identity(),
   }
 end
 
@@ -332,11 +332,10 @@ end
 -- The run cannot go on: what it learnt is saved if that is still possible, and the reason passed up.
 function Run:give_up(message, code)
   self.session:zero_gradients()
-  local saved = self:save()
-  local last = self.saved_step and ("step_%06d"):format(self.saved_step)
+  self:save() -- best effort: what stopped the run may stop this too
   self:end_with(code == "nonfinite" and "stopped" or "failed", message)
-  local where = last and saved and ("; checkpoint %s kept in %s"):format(last, self.folder.path) or ""
-  return nil, message .. where, code
+  if not self.saved_step then return nil, message, code end
+  return errors.failure(code, "%s; checkpoint step_%06d kept in %s", message, self.saved_step, self.folder.path)
 end
 
 local function best_path(self)
@@ -415,7 +414,7 @@ local function restore(self, path, loop)
   if not rows then return nil, message, code end
   for i, row in ipairs(rows) do self.history[i] = remembered(row) end
   for _, field in ipairs(resumed_fields) do self.state[field] = loop[field] end
-  self.saved_step, self.epochs_done = loop.step, loop.epochs_done
+  self.saved_step, self.epochs_done = loop.step, json.array(loop.epochs_done)
   return true
 end
 
@@ -432,7 +431,7 @@ end
 local function new_run(session, settled, options, dataset, folder)
   local self = setmetatable({
     session = session, plan = settled, options = options, callbacks = flatten(options.callbacks, {}), folder = folder,
-    history = {}, evaluations = {}, epochs_done = {}, finished = false,
+    history = {}, evaluations = json.array {}, epochs_done = json.array {}, finished = false,
     state = { step = 0, epoch = 1, index = 0, epoch_sum = 0, epoch_count = 0, window_sum = 0, window_count = 0,
       skipped = 0, skipped_in_row = 0 },
   }, Run)
