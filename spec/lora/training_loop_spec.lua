@@ -445,6 +445,13 @@ describe("evaluation inside a run", function()
     assert.equal("number", type(results.evaluations[1].metrics.accuracy))
   end)
 
+  it("with options that do not exist is refused before step 1", function()
+    local session <close> = open()
+    expect.raises('unknown metric "f2"; did you mean "f1"?', loop.run, session, rows(4),
+      { evaluate = { metrics = { "f2" } } })
+    assert.is_nil(fs.stat(session.run_dir))
+  end)
+
   it("that fails ends the run with the state saved", function()
     local session <close> = open()
     local results, message, code, partial = loop.run(session, rows(4), { evaluate = { dataset = "nowhere.jsonl" } })

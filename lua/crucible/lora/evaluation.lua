@@ -243,6 +243,15 @@ end
 ---@field confusion table      labels, counts[expected][predicted], other
 ---@field predictions table[]  input, expected, predicted, correct, metadata; text or scores
 
+--- The options of evaluate with defaults; raises on unknown ones and on unknown metrics.
+---@param options table?
+---@return table
+function evaluation.check(options)
+  local given = evaluation_options:resolve(options)
+  classification.check_names(given.metrics)
+  return given
+end
+
 --- Answers every row and compares. `split` is "test" unless given; a data set whose test split has
 --- no labels says which it takes instead. With `checkpoint`, its weights are loaded beside the
 --- session, which stays as it is. Sampling options are those of lora.sampling_params with
@@ -253,8 +262,7 @@ end
 ---@param options table?
 ---@return crucible.lora.EvaluationResult? result, string? message, string? code
 function evaluation.evaluate(session, dataset, options)
-  local given = evaluation_options:resolve(options)
-  classification.check_names(given.metrics)
+  local given = evaluation.check(options)
   if not given.checkpoint then return evaluate_session(session, dataset, given) end
   if given.base then errors.raise("evaluation.evaluate: base leaves the lora out, so checkpoint has no meaning") end
   local other, message, code = session:open_checkpoint(given.checkpoint)

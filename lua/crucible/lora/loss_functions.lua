@@ -63,6 +63,17 @@ function loss_functions.list()
   return names
 end
 
+--- The units of a loss in some datums, by the name of the loss: what forward_backward takes as
+--- `counts` once they are added up over an optimiser step.
+---@param loss crucible.lora.Loss
+---@param batch crucible.core.Datum[]
+---@return table<string, integer>
+function loss_functions.counts(loss, batch)
+  local units = 0
+  for _, datum in ipairs(batch) do units = units + loss.count(datum) end
+  return { [loss.name] = units }
+end
+
 --- A loss given as a name or as what `get` returns. Raises on anything else, listing the names.
 ---@param loss_fn string|crucible.lora.Loss
 ---@return crucible.lora.Loss

@@ -8,6 +8,7 @@ local config = require "crucible.lora.config"
 local dataset_integration = require "crucible.lora.dataset_integration"
 local datums = require "crucible.lora.datums"
 local errors = require "crucible.errors"
+local experiment = require "crucible.lora.experiment"
 local fs = require "crucible.fs"
 local gate = require "crucible.lora.gate"
 local loss_functions = require "crucible.lora.loss_functions"
@@ -112,23 +113,16 @@ function Plan:order(epoch)
   return self.known_order
 end
 
---- The batches of a step, and the number of units of the loss in all of them.
+--- The batches of a step, and the units of the loss in all of them.
 ---@param epoch integer  from 1
 ---@param index integer  step within the epoch, from 1
----@return table[][] batches, integer count
+---@return table[][] batches, table<string, integer> counts
 function Plan:step(epoch, index)
-  local order, batches, count = self:order(epoch), {}, 0
-  local last = math.min(index * self.rows_per_step, #order)
-  for first = (index - 1) * self.rows_per_step + 1, last, self.batch_size do
-    local batch = {}
-    for position = first, math.min(first + self.batch_size - 1, last) do
-      local datum = self.datums[order[position]]
-      batch[#batch + 1] = datum
-      count = count + self.loss.count(datum)
-    end
-    batches[#batches + 1] = batch
+  local order, rows = self:order(epoch), {}
+  for position = (index - 1) * self.rows_per_step + 1, math.min(index * self.rows_per_step, #order) do
+    rows[#rows + 1] = self.datums[order[position]]
   end
-  return batches, count
+  return experiment.batch_dataset(rows, self.batch_size), loss_functions.counts(self.loss, rows)
 end
 
 --- What must be the same for a run to go on from a checkpoint and reach the same bytes.

@@ -12,6 +12,7 @@ local checkpoints = require "crucible.lora.checkpoints"
 local config = require "crucible.lora.config"
 local dataset_integration = require "crucible.lora.dataset_integration"
 local errors = require "crucible.errors"
+local evaluation = require "crucible.lora.evaluation"
 local experiment = require "crucible.lora.experiment"
 local fs = require "crucible.fs"
 local json = require "crucible.json"
@@ -178,11 +179,10 @@ end
 -- ---- one step ------------------------------------------------------------------------------
 
 -- Gradients of all batches of a step; the loss is the mean over the whole step.
-function Run:accumulate(batches, count)
+function Run:accumulate(batches, counts)
   local total = { loss = 0, components = {}, tokens = 0, supervised = 0 }
-  local loss = self.plan.loss
   for _, batch in ipairs(batches) do
-    local found, message, code = self.session:forward_backward(batch, loss, { counts = { [loss.name] = count } })
+    local found, message, code = self.session:forward_backward(batch, self.plan.loss, { counts = counts })
     if not found then return nil, message, code end
     total.loss = total.loss + found.loss
     for name, value in pairs(found.components) do total.components[name] = (total.components[name] or 0) + value end
@@ -205,8 +205,8 @@ end
 function Run:train_step()
   local s, started = self.state, fs.clock()
   local epoch, step = s.epoch, s.step + 1
-  local batches, count = self.plan:step(epoch, s.index + 1)
-  local total, message, code = self:accumulate(batches, count)
+  local batches, counts = self.plan:step(epoch, s.index + 1)
+  local total, message, code = self:accumulate(batches, counts)
   if not total then return nil, message, code end
   local lr = schedule.learning_rate(self.plan.config, step, self.plan.total_steps)
   local update
@@ -241,6 +241,7 @@ function Run:count(event)
   self.history[#self.history + 1] = remembered(event)
   if s.index < self.plan.steps_per_epoch then return nil end
   local ended = { epoch = event.epoch, step = event.step, mean_loss = mean_or_nil(s.epoch_sum, s.epoch_count) }
+  self.epochs_done[#self.epochs_done + 1] = { epoch = ended.epoch, mean_loss = ended.mean_loss }
   s.epoch, s.index, s.epoch_sum, s.epoch_count = s.epoch + 1, 0, 0, 0
   return ended
 end
@@ -269,7 +270,8 @@ local function by_options(given, default_dataset)
   for key, value in pairs(given) do
     if key ~= "dataset" then evaluation_options[key] = value end
   end
-  return function(session) return require("crucible.lora.evaluation").evaluate(session, dataset, evaluation_options) end
+  evaluation.check(evaluation_options) -- now, not after an epoch
+  return function(session) return evaluation.evaluate(session, dataset, evaluation_options) end
 end
 
 function Run:evaluate(step_event)
@@ -293,7 +295,6 @@ function Run:after(event)
   self:emit("on_step_end", event)
   if ended then
     ended.metrics = self:metrics()
-    self.epochs_done[#self.epochs_done + 1] = { epoch = ended.epoch, mean_loss = ended.mean_loss }
     self:emit("on_epoch_end", ended)
   end
   if evaluation_due(self.options, event.step, ended ~= nil) then
@@ -428,16 +429,14 @@ local function load_place(self, path)
   return true
 end
 
-local function new_run(session, settled, options, dataset, folder)
-  local self = setmetatable({
+local function new_run(session, settled, options, evaluator, folder)
+  return setmetatable({
     session = session, plan = settled, options = options, callbacks = flatten(options.callbacks, {}), folder = folder,
     history = {}, evaluations = json.array {}, epochs_done = json.array {}, finished = false,
     state = { step = 0, epoch = 1, index = 0, epoch_sum = 0, epoch_count = 0, window_sum = 0, window_count = 0,
       skipped = 0, skipped_in_row = 0 },
+    evaluator = evaluator,
   }, Run)
-  if type(options.evaluate) == "table" then self.evaluator = by_options(options.evaluate, dataset) end
-  self.evaluator = self.evaluator or options.evaluate
-  return self
 end
 
 --- A run that stands before its first step (or, resumed, before the next): `run:advance()` makes
@@ -448,12 +447,14 @@ end
 ---@return crucible.lora.Run? run, string? message, string? code
 function training_loop.start(session, dataset, options)
   local given = run_options:resolve(options)
+  local evaluator = given.evaluate
+  if type(evaluator) == "table" then evaluator = by_options(evaluator, dataset) end
   local settled, message, code = plan.make(session, dataset, given)
   if not settled then return nil, message, code end
   local folder, place
   folder, place, code = choose_folder(session, given)
   if not folder then return nil, place, code end
-  local self = new_run(session, settled, given, dataset, folder)
+  local self = new_run(session, settled, given, evaluator, folder)
   local ok
   if place then
     ok, message, code = load_place(self, place)

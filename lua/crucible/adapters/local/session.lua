@@ -102,20 +102,14 @@ local backward_options = schema.new("session:forward_backward", {
 ---@field skipped boolean     a gradient was not finite
 ---@field step integer        updates made so far
 
-local function units(loss, batch)
-  local count = 0
-  for _, datum in ipairs(batch) do count = count + loss.count(datum) end
-  return count
-end
-
-local function step_count(loss, batch, counts)
-  if not counts then return units(loss, batch) end
+-- What the sum is divided by: the loss' count over the optimiser step.
+local function divisor(loss, counts)
   local count = counts[loss.name]
   if type(count) ~= "number" or count ~= count or count < 0 then
     errors.raise("session:forward_backward: counts.%s must be a number of at least 0, got %s", loss.name,
       schema.show(count))
   end
-  return count
+  return math.max(1, count)
 end
 
 --- A loss and its gradients, which add up until optim_step. The loss is the sum over this batch
@@ -131,12 +125,13 @@ function Session:forward_backward(batch, loss_fn, options)
   if loss.name ~= "cross_entropy" then
     errors.raise("the local engine has no loss %s; it has: cross_entropy", loss.name)
   end
-  local scale = 1 / math.max(1, step_count(loss, batch, given.counts))
+  local counts = loss_functions.counts(loss, batch)
+  local scale = 1 / divisor(loss, given.counts or counts)
   local found, message, code = handle(self):forward_backward(batch, { scale = scale, logprobs = given.logprobs })
   if not found then return nil, message, code end
   return {
     loss = found.loss, sum = found.sum, components = { [loss.name] = found.loss },
-    counts = { [loss.name] = units(loss, batch) }, supervised = found.supervised, tokens = found.tokens,
+    counts = counts, supervised = found.supervised, tokens = found.tokens,
     logprobs = found.logprobs,
   }
 end
