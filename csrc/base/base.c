@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define MESSAGE_BYTES 1024
 
@@ -82,6 +83,8 @@ bool cr_size_add(size_t *out, size_t a, size_t b)
 /* ---- memory ------------------------------------------------------------ */
 
 #define ALIGNMENT 64
+#define LARGE_PAGE ((size_t)2 << 20)
+#define LARGE_BLOCK ((size_t)8 << 20)
 
 #ifdef CR_DEBUG_MEMORY
 #include <stdatomic.h>
@@ -137,14 +140,26 @@ void cr_memory_fail_at(uint64_t nth)
 }
 #endif
 
-void *cr_alloc(size_t bytes)
+/* Work space of megabytes is asked for in large pages: fewer page faults at first touch and
+ * fewer misses when rows lie kilobytes apart. A kernel without them ignores the wish. */
+static void *obtain(size_t bytes)
 {
     void *block = NULL;
-    if (bytes > SIZE_MAX / 2 || !may_allocate() ||
-        posix_memalign(&block, ALIGNMENT, bytes ? bytes : 1) != 0) {
-        cr_fail(CR_ENOMEM, "out of memory: %zu bytes were asked for", bytes);
+    bool large = bytes >= LARGE_BLOCK;
+    if (posix_memalign(&block, large ? LARGE_PAGE : ALIGNMENT, bytes ? bytes : 1) != 0)
         return NULL;
-    }
+#ifdef MADV_HUGEPAGE
+    if (large)
+        madvise(block, bytes, MADV_HUGEPAGE);
+#endif
+    return block;
+}
+
+void *cr_alloc(size_t bytes)
+{
+    void *block = bytes <= SIZE_MAX / 2 && may_allocate() ? obtain(bytes) : NULL;
+    if (!block)
+        cr_fail(CR_ENOMEM, "out of memory: %zu bytes were asked for", bytes);
     return block;
 }
 
