@@ -29,9 +29,10 @@ static size_t packed_floats(size_t head_size)
     return side * larger(TILE, head_size);
 }
 
+/* Packed panels lie on 64-byte boundaries: each thread's share is a whole number of them. */
 static size_t thread_floats(size_t head_size)
 {
-    return 2 * TILE * TILE + packed_floats(head_size);
+    return (2 * TILE * TILE + packed_floats(head_size) + 15) & ~(size_t)15;
 }
 
 size_t cr_attention_scratch(const cr_compute *compute, size_t head_size)

@@ -6,6 +6,8 @@ if not found then return end
 
 local lists = require "spec.support.lists"
 
+local with = lists.with
+
 local SIZES = { 1, 3, 15, 17, 63, 65, 575, 577 }
 local EPSILON = 2.0 ^ -24 -- half a unit in the last place of 1.0
 
@@ -14,13 +16,6 @@ local function each_shape(run)
   for i, m in ipairs(SIZES) do
     for j, n in ipairs(SIZES) do run(m, n, SIZES[(i + j) % #SIZES + 1], i + 3 * j) end
   end
-end
-
-local function copy_with(fields, changes)
-  local out = {}
-  for name, value in pairs(fields) do out[name] = value end
-  for name, value in pairs(changes) do out[name] = value end
-  return out
 end
 
 -- Row `row` (from 1) of a product's left operand, however it is stored.
@@ -35,14 +30,14 @@ local function row_of_c(c, n, row) return lists.slice(c, (row - 1) * n + 1, n) e
 
 -- The product of one row alone, as arguments.
 local function single(p, row)
-  return copy_with(p, { m = 1, a = row_of(p, row), columns = false, c = p.c and row_of_c(p.c, p.n, row) })
+  return with(p, { m = 1, a = row_of(p, row), columns = false, c = p.c and row_of_c(p.c, p.n, row) })
 end
 
 local function magnitudes(values) return lists.map(values, math.abs) end
 
 -- What rounding can do to k products summed in any order and added to c: (k + 2) · ε · (|α| Σ |a||b| + |c|).
 local function bounds(p)
-  local all = native.math.matmul_plain(copy_with(p, {
+  local all = native.math.matmul_plain(with(p, {
     a = magnitudes(p.a), b = magnitudes(p.b), c = p.c and magnitudes(p.c), alpha = math.abs(p.alpha or 1),
   }))
   return lists.map(all, function(sum) return (p.k + 2) * EPSILON * sum end)
@@ -81,7 +76,7 @@ for _, kernels in ipairs(native.math.kernels()) do
     it("agrees with the plain loop in every layout and at every odd size", function()
       each_shape(function(m, n, k, variant)
         local p = arguments(m, n, k, variant)
-        assert_rows(p, native.math.matmul(copy_with(p, { kernels = kernels, threads = 2 })), "matmul")
+        assert_rows(p, native.math.matmul(with(p, { kernels = kernels, threads = 2 })), "matmul")
       end)
     end)
 
@@ -89,7 +84,7 @@ for _, kernels in ipairs(native.math.kernels()) do
       each_shape(function(m, n, k, variant)
         if m * n * k > 1000000 then return end
         local p = arguments(m, n, k, variant)
-        assert_rows(p, native.math.matmul_serial(copy_with(p, { kernels = kernels })), "matmul_serial")
+        assert_rows(p, native.math.matmul_serial(with(p, { kernels = kernels })), "matmul_serial")
       end)
     end)
 
@@ -97,27 +92,27 @@ for _, kernels in ipairs(native.math.kernels()) do
       each_shape(function(m, n, k)
         if m > 17 then return end
         local p = { m = m, n = n, k = k, a = lists.uniform(1, m * k), b = lists.uniform(2, n * k), transposed = true }
-        assert_rows(p, native.math.matmul_few(copy_with(p, { kernels = kernels, threads = 2 })), "matmul_few")
+        assert_rows(p, native.math.matmul_few(with(p, { kernels = kernels, threads = 2 })), "matmul_few")
       end)
     end)
 
     it("gives the same bits at 1, 2 and 3 threads", function()
       for variant, shape in ipairs({ { 65, 577, 63 }, { 17, 65, 577 }, { 577, 17, 65 }, { 1, 575, 63 } }) do
         local p = arguments(shape[1], shape[2], shape[3], variant - 1)
-        local transposed = copy_with(p, { transposed = true, columns = false })
-        local one = lists.bits(native.math.matmul(copy_with(p, { kernels = kernels, threads = 1 })))
-        local few = lists.bits(native.math.matmul_few(copy_with(transposed, { kernels = kernels, threads = 1 })))
+        local transposed = with(p, { transposed = true, columns = false })
+        local one = lists.bits(native.math.matmul(with(p, { kernels = kernels, threads = 1 })))
+        local few = lists.bits(native.math.matmul_few(with(transposed, { kernels = kernels, threads = 1 })))
         for threads = 2, 3 do
           local setup = { kernels = kernels, threads = threads }
-          assert.is_true(one == lists.bits(native.math.matmul(copy_with(p, setup))))
-          assert.is_true(few == lists.bits(native.math.matmul_few(copy_with(transposed, setup))))
+          assert.is_true(one == lists.bits(native.math.matmul(with(p, setup))))
+          assert.is_true(few == lists.bits(native.math.matmul_few(with(transposed, setup))))
         end
       end
     end)
 
     it("gives a row the bits that it has alone: a tile at the edge, scaled and added, once rounded apart", function()
       for variant = 0, 7 do
-        local p = copy_with(arguments(29, 65, 331, variant), { kernels = kernels })
+        local p = with(arguments(29, 65, 331, variant), { kernels = kernels })
         local c = native.math.matmul(p)
         for _, row in ipairs({ 1, 2, 13, 24, 25, 28, 29 }) do
           local alone = native.math.matmul(single(p, row))
@@ -128,11 +123,11 @@ for _, kernels in ipairs(native.math.kernels()) do
     end)
 
     it("gives a column the bits that it has among fewer", function()
-      local p = copy_with(arguments(13, 65, 331, 2), { kernels = kernels })
+      local p = with(arguments(13, 65, 331, 2), { kernels = kernels })
       p.transposed, p.columns, p.alpha, p.accumulate, p.c = true, false, 0.7, true, lists.uniform(3, 13 * 65)
       local c = native.math.matmul(p)
       for _, n in ipairs({ 1, 7, 33, 64 }) do
-        local fewer = copy_with(p, { n = n, b = lists.slice(p.b, 1, n * p.k), c = {} })
+        local fewer = with(p, { n = n, b = lists.slice(p.b, 1, n * p.k), c = {} })
         for row = 1, p.m do table.move(p.c, (row - 1) * p.n + 1, (row - 1) * p.n + n, #fewer.c + 1, fewer.c) end
         local part = native.math.matmul(fewer)
         for row = 1, p.m do
@@ -185,8 +180,8 @@ for _, kernels in ipairs(native.math.kernels()) do
       for _, product in ipairs({ native.math.matmul, native.math.matmul_serial }) do
         for _, transposed in ipairs({ true, false }) do
           p.transposed = transposed
-          assert.same(lists.fill(15, 0), product(copy_with(p, { accumulate = false })))
-          assert.same(lists.fill(15, 2), product(copy_with(p, { accumulate = true })))
+          assert.same(lists.fill(15, 0), product(with(p, { accumulate = false })))
+          assert.same(lists.fill(15, 2), product(with(p, { accumulate = true })))
         end
       end
     end)
@@ -237,10 +232,10 @@ describe("a matrix product with stored weights", function()
         local forward = { m = m, n = n, k = k, a = lists.uniform(3, m * k), b = values, transposed = true }
         local backward = { m = m, n = k, k = n, a = lists.uniform(4, m * n), b = values, transposed = false }
         local stored = { b = bytes, type = info.type, kernels = kernels, threads = 2 }
-        assert_rows(forward, native.math.matmul(copy_with(forward, stored)), "forward")
-        assert_rows(forward, native.math.matmul_few(copy_with(forward, stored)), "few")
-        assert_rows(backward, native.math.matmul(copy_with(backward, stored)), "backward")
-        assert.is_true(lists.bits(native.math.matmul_plain(copy_with(forward, stored)))
+        assert_rows(forward, native.math.matmul(with(forward, stored)), "forward")
+        assert_rows(forward, native.math.matmul_few(with(forward, stored)), "few")
+        assert_rows(backward, native.math.matmul(with(backward, stored)), "backward")
+        assert.is_true(lists.bits(native.math.matmul_plain(with(forward, stored)))
           == lists.bits(native.math.matmul_plain(forward)))
       end
     end)

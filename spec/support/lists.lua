@@ -44,6 +44,17 @@ function lists.map(list, f)
   return out
 end
 
+--- A table of fields with some of them replaced.
+---@param fields table
+---@param changes table
+---@return table
+function lists.with(fields, changes)
+  local out = {}
+  for name, value in pairs(fields) do out[name] = value end
+  for name, value in pairs(changes) do out[name] = value end
+  return out
+end
+
 --- x + t·y.
 ---@return number[]
 function lists.add(x, t, y)
