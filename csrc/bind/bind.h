@@ -178,6 +178,11 @@ typedef struct bind_prompts {
 bind_prompts bind_read_prompts(lua_State *L, int arg);
 bind_prompts bind_read_continuations(lua_State *L, int arg, size_t rows);
 
+/* ---- matrices (parameter.c) ---------------------------------------------------------------- */
+
+/* The session's matrix of that name and its number; false when there is none. */
+bool bind_find_parameter(cr_session *session, const char *name, size_t *index, cr_parameter *out);
+
 /* ---- functions that stand in another concept's table ------------------------------------ */
 
 int bind_model_open(lua_State *L);         /* model.c */
@@ -187,6 +192,19 @@ int bind_session_parameters(lua_State *L); /* parameter.c */
 int bind_session_read(lua_State *L);
 int bind_session_write(lua_State *L);
 int bind_session_norm(lua_State *L);
+int bind_session_statistics(lua_State *L); /* gradient.c */
+int bind_session_scale_gradient(lua_State *L);
+int bind_session_add_gradient(lua_State *L);
+int bind_session_dot_gradient(lua_State *L);
+int bind_session_freeze(lua_State *L);
+int bind_session_frozen(lua_State *L);
+int bind_session_clip(lua_State *L);
+int bind_session_watch(lua_State *L);
+int bind_session_updates(lua_State *L);
+int bind_session_pieces(lua_State *L);
+int bind_session_turns(lua_State *L);
+int bind_session_singular_values(lua_State *L);
+int bind_statistics(lua_State *L);
 int bind_session_generate(lua_State *L); /* generation.c */
 int bind_session_score(lua_State *L);
 extern const luaL_Reg bind_fs_functions[]; /* fs.c */

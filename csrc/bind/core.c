@@ -34,6 +34,8 @@ static const luaL_Reg functions[] = {
     {"targets", targets},
     /* model.c */
     {"open_model", bind_model_open},
+    /* gradient.c */
+    {"statistics", bind_statistics},
     {NULL, NULL},
 };
 
@@ -41,7 +43,7 @@ static const bind_class *const classes[] = {
     &bind_box_class,        /* bind.c */
     &bind_model_class,      /* model.c */
     &bind_tokenizer_class,  /* tokenizer.c */
-    &bind_session_class,    /* session.c, parameter.c */
+    &bind_session_class,    /* session.c, parameter.c, gradient.c */
     &bind_generation_class, /* generation.c */
 };
 

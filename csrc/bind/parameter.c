@@ -43,11 +43,11 @@ typedef struct matrix {
     size_t count;
 } matrix;
 
-static bool find_parameter(cr_session *session, const char *name, cr_parameter *out)
+bool bind_find_parameter(cr_session *session, const char *name, size_t *index, cr_parameter *out)
 {
     size_t count = cr_session_parameter_count(session);
-    for (size_t i = 0; i < count; i++)
-        if (cr_session_parameter(session, i, out) == CR_OK && strcmp(out->name, name) == 0)
+    for (*index = 0; *index < count; ++*index)
+        if (cr_session_parameter(session, *index, out) == CR_OK && strcmp(out->name, name) == 0)
             return true;
     return false;
 }
@@ -59,7 +59,8 @@ static matrix check_matrix(lua_State *L, int which)
     const char *name = luaL_checkstring(L, 2);
     int array = luaL_checkoption(L, which, "value", arrays);
     cr_parameter found;
-    if (!find_parameter(session_core(L), name, &found))
+    size_t index;
+    if (!bind_find_parameter(session_core(L), name, &index, &found))
         luaL_argerror(L, 2, lua_pushfstring(L, "no parameter is named '%s'", name));
     float *const values[] = {found.value, found.gradient, found.moment1, found.moment2};
     return (matrix){values[array], (size_t)found.rows * (size_t)found.columns};

@@ -268,6 +268,118 @@ typedef struct cr_parameter {
 CR_API size_t cr_session_parameter_count(const cr_session *session);
 CR_API int cr_session_parameter(const cr_session *session, size_t index, cr_parameter *out);
 
+/* ---- gradients, measured and changed ----------------------------------------- */
+
+/* Nothing below is done, and no memory held, until it is asked for; what only reads leaves
+ * training as it was, to the bit.
+ *
+ * Within a step the order is: forward_backward (any number of times); look at the gradients, change
+ * or freeze; clip, if clipped gradients are to be seen; optim_step; look at the updates. */
+
+enum { CR_ARRAY_VALUE, CR_ARRAY_GRADIENT, CR_ARRAY_MOMENT1, CR_ARRAY_MOMENT2 };
+
+enum {
+    CR_LEAST_EXPONENT = -149, /* of the smallest denormal */
+    CR_EXPONENTS = 277,       /* -149 to 127 */
+    CR_MOST_QUANTILES = 16
+};
+
+/* What is known of a list of values, as NumPy has it in float64. A NaN among them makes the figures
+ * from norm to max, and the quantiles, NaN; an infinity makes norm and rms infinite and std NaN. */
+typedef struct cr_statistics {
+    uint64_t count;
+    uint64_t zeros;     /* exactly 0 */
+    uint64_t nonfinite; /* NaN or infinite */
+    double norm, rms, mean;
+    double std;         /* of these values, not of a population they are drawn from */
+    double min, max;
+    double quantiles[CR_MOST_QUANTILES];  /* in the order asked for */
+    uint64_t magnitudes[CR_EXPONENTS]; /* finite values other than 0 by floor(log2 |x|), from
+                                          CR_LEAST_EXPONENT; denormals in bins of their own */
+} cr_statistics;
+
+/* What is wanted beyond the moments; all zero = nothing. */
+typedef struct cr_statistics_request {
+    const double *quantiles; /* in [0, 1]; exact, linear between neighbouring order statistics */
+    size_t quantile_count;   /* at most CR_MOST_QUANTILES */
+    bool magnitudes;
+} cr_statistics_request;
+
+/* Of any values, at least one. */
+CR_API int cr_statistics_of(cr_statistics *out, const float *values, size_t count,
+                            const cr_statistics_request *request);
+
+/* Of `count` matrices from number `first` on, all in one pass over the threads; `array` is a CR_ARRAY_*.
+ * *out, one for each, is borrowed until the session's next call of this function. The same figures at any
+ * number of threads. */
+CR_API int cr_session_statistics(cr_session *session, int array, size_t first, size_t count,
+                                 const cr_statistics_request *request, const cr_statistics **out);
+
+/* Gradient of matrix `index` times a number, plus factor · values (as many as the matrix has), and
+ * the sum of products with values. CR_ENOTFOUND for an index that does not exist. */
+CR_API int cr_session_scale_gradient(cr_session *session, size_t index, double factor);
+CR_API int cr_session_add_gradient(cr_session *session, size_t index, double factor,
+                                   const float *values);
+CR_API int cr_session_dot_gradient(const cr_session *session, size_t index, const float *values,
+                                   double *out);
+
+/* A frozen matrix keeps value and moments, and its gradient reads zero, from this call on. */
+CR_API int cr_session_freeze(cr_session *session, size_t index, bool frozen);
+CR_API bool cr_session_is_frozen(const cr_session *session, size_t index);
+
+typedef struct cr_clip_result {
+    double grad_norm; /* before */
+    double scale;     /* that the gradients were multiplied with: 1 = left alone */
+} cr_clip_result;
+
+/* What cr_session_optim_step does first, made visible: gradients above max_grad_norm (0 = never) are
+ * scaled where they lie. The step that follows is given max_grad_norm = 0 and reaches the same bytes.
+ * Gradients that are not finite stay as they are. */
+CR_API int cr_session_clip(cr_session *session, double max_grad_norm, cr_clip_result *out);
+
+enum {
+    CR_WATCH_UPDATES = 1, /* cr_session_updates; a copy of the weights each step */
+    CR_WATCH_PIECES = 2,  /* cr_session_pieces; a copy of the gradients each piece */
+    CR_WATCH_TURNS = 4    /* cr_session_turns; a copy of the gradients each step */
+};
+
+/* What to keep an eye on from now on, as bits; what is left out is forgotten and its memory released. */
+CR_API int cr_session_watch(cr_session *session, unsigned what);
+
+/* Norms of a matrix in the last update. */
+typedef struct cr_update {
+    double change; /* of new weights less old ones */
+    double before; /* of the old weights */
+} cr_update;
+
+/* One entry a matrix, borrowed until the next update; CR_EARG without CR_WATCH_UPDATES or before the
+ * first update. */
+CR_API int cr_session_updates(const cr_session *session, const cr_update **out);
+
+/* What one micro-batch added to the gradients: the pieces of which a gradient noise scale is estimated
+ * (McCandlish et al. 2018, appendix A.1). */
+typedef struct cr_piece {
+    double norm;         /* of its share of the gradient, over all matrices */
+    uint64_t rows;       /* datums with a target of weight other than 0 */
+    uint64_t supervised; /* targets of weight other than 0 */
+} cr_piece;
+
+/* Pieces since the gradients were last zero, borrowed until the next forward_backward; CR_EARG without
+ * CR_WATCH_PIECES. */
+CR_API int cr_session_pieces(const cr_session *session, const cr_piece **out, size_t *count);
+
+/* Cosine between the gradients of each matrix now and at the previous call, and between all of them as one
+ * vector; NaN at the first call and where either is zero. out has one value a matrix. CR_EARG without
+ * CR_WATCH_TURNS. */
+CR_API int cr_session_turns(cr_session *session, double *out, double *overall);
+
+/* Singular values of scale · B A, largest first, for the branch that matrix `index` belongs to: as many
+ * as the least of rank, in and out. `out` has room for the rank. */
+CR_API int cr_session_singular_values(const cr_session *session, size_t index, double *out,
+                                      size_t *count);
+
+/* ---- files of a session -------------------------------------------------------- */
+
 /* The LoRA matrices as PEFT's adapter_model.safetensors (names, shapes and row order
  * of Hugging Face checkpoints), and back. Loading refuses a missing, an
  * unexpected or a differently shaped tensor and leaves the session unchanged
@@ -341,6 +453,230 @@ CR_API int cr_generation_finish(cr_generation *generation, size_t prompt);
 CR_API int cr_session_score(cr_session *session, const cr_prompt *prompts, size_t count,
                             const cr_prompt *continuations, size_t choices, bool base,
                             double *out);
+
+/* ---- tensors -------------------------------------------------------------------- */
+
+/* Dense arrays of f32 or f64, rank 0 to CR_MAX_RANK, for losses and statistics: values and shapes,
+ * no gradients (the reverse walk over them is the caller's; what it multiplies with is here, as
+ * functions named _slope).
+ *
+ * Each function makes a new tensor, released by cr_tensor_close. What is called a view shares the
+ * memory of the tensor it was made of, which lives until the last of them is closed. Tensors of
+ * one memory belong to one thread at a time.
+ *
+ * Shapes broadcast as NumPy's do. Operands of different types meet in f64. Sums are made in double.
+ * NaN is contagious, also in max, min and their like. Axes count from 0. Positions (of max, sort,
+ * gather ...) are f64 tensors and count from `first`: 0, or 1 for hosts that count so.
+ *
+ * CR_EARG: shapes that do not fit (the message says both), an axis that is not there, a tensor
+ * that is NULL (closed) or whose loan is over. CR_ENOMEM. Nothing changes then and *out is NULL. */
+typedef struct cr_tensor cr_tensor;
+
+enum { CR_F32 = 0, CR_F64 = 1 };
+enum { CR_MAX_RANK = 6, CR_ALL_AXES = -1 };
+
+/* Zeros, or the same value everywhere. */
+CR_API int cr_tensor_create(cr_tensor **out, int type, int rank, const size_t *shape);
+CR_API int cr_tensor_full(cr_tensor **out, int type, int rank, const size_t *shape, double value);
+
+/* start, start + step, ...: [count]. */
+CR_API int cr_tensor_range(cr_tensor **out, int type, double start, double step, size_t count);
+
+enum { CR_UNIFORM = 0 /* [0, 1) */, CR_NORMAL = 1 /* mean 0, deviation 1 */ };
+
+/* The same numbers for the same seed, type and count. */
+CR_API int cr_tensor_random(cr_tensor **out, int type, int rank, const size_t *shape,
+                            int distribution, uint64_t seed);
+
+CR_API void cr_tensor_close(cr_tensor *tensor);
+
+/* Memory of somebody else, lent for a while. Its owner makes a loan, lends any memory under it and
+ * ends it before the memory changes hands or goes: every tensor lent so far, and every view of
+ * one, is refused from then on with "tensor is gone: <reason>". What is lent afterwards is valid.
+ * cr_loan_close ends the loan for good. A loan may be closed before its tensors are. */
+typedef struct cr_loan cr_loan;
+
+CR_API int cr_loan_create(cr_loan **out, const char *reason);
+CR_API void cr_loan_end(cr_loan *loan);
+CR_API void cr_loan_close(cr_loan *loan);
+
+/* A tensor over `data` [shape], row-major, which stays its owner's. Writing goes through. */
+CR_API int cr_tensor_borrow(cr_tensor **out, int type, int rank, const size_t *shape, void *data,
+                            cr_loan *loan);
+
+typedef struct cr_tensor_info {
+    int type; /* CR_F32, CR_F64 */
+    int rank;
+    size_t shape[CR_MAX_RANK];
+    size_t count;     /* values */
+    bool contiguous;  /* row-major without gaps */
+    bool borrowed;    /* under a loan */
+    uint64_t bytes;   /* of the memory it keeps alive, 0 when borrowed */
+    uint64_t version; /* changes with every write into its memory, through whatever view */
+} cr_tensor_info;
+
+CR_API int cr_tensor_describe(const cr_tensor *tensor, cr_tensor_info *out);
+
+/* All values, row-major, as `type`; and back. */
+CR_API int cr_tensor_read(const cr_tensor *tensor, int type, void *values);
+CR_API int cr_tensor_write(cr_tensor *tensor, int type, const void *values);
+
+/* Views. permute: axis i of the result is axes[i]. expand: axes of size 1, and new ones in front,
+ * take the given size. slice: `count` positions from `start`, `step` (>= 1) apart. */
+CR_API int cr_tensor_view(cr_tensor **out, const cr_tensor *tensor);
+CR_API int cr_tensor_permute(cr_tensor **out, const cr_tensor *tensor, const int *axes);
+CR_API int cr_tensor_expand(cr_tensor **out, const cr_tensor *tensor, int rank,
+                            const size_t *shape);
+CR_API int cr_tensor_slice(cr_tensor **out, const cr_tensor *tensor, int axis, size_t start,
+                           size_t count, size_t step);
+
+/* A view where the tensor is contiguous, else a copy. */
+CR_API int cr_tensor_reshape(cr_tensor **out, const cr_tensor *tensor, int rank,
+                             const size_t *shape);
+CR_API int cr_tensor_contiguous(cr_tensor **out, const cr_tensor *tensor);
+
+/* A contiguous copy, converted where the type differs. */
+CR_API int cr_tensor_copy(cr_tensor **out, const cr_tensor *tensor, int type);
+
+/* In place; the source broadcasts to the tensor's shape. add: tensor += factor · source. */
+CR_API int cr_tensor_fill(cr_tensor *tensor, double value);
+CR_API int cr_tensor_assign(cr_tensor *tensor, const cr_tensor *source);
+CR_API int cr_tensor_add(cr_tensor *tensor, const cr_tensor *source, double factor);
+CR_API int cr_tensor_scale(cr_tensor *tensor, double factor);
+
+typedef enum cr_unary {
+    CR_NEG,
+    CR_ABS,
+    CR_SIGN, /* -1, 0, 1 */
+    CR_EXP,
+    CR_EXPM1,
+    CR_LOG,
+    CR_LOG1P,
+    CR_SQRT,
+    CR_SIN,
+    CR_COS,
+    CR_ASIN,
+    CR_ACOS,
+    CR_TANH,
+    CR_SIGMOID,
+    CR_RELU,
+    CR_SOFTPLUS, /* log(1 + e^x) */
+    CR_UNARY_COUNT
+} cr_unary;
+
+/* "exp"; NULL when there is no such operation. */
+CR_API const char *cr_unary_name(cr_unary op);
+CR_API int cr_tensor_unary(cr_tensor **out, cr_unary op, const cr_tensor *x);
+
+/* dy · (derivative at x, where y = op(x)), all of one shape and type. 0 where abs, sign and relu
+ * have no derivative. */
+CR_API int cr_tensor_unary_slope(cr_tensor **out, cr_unary op, const cr_tensor *dy,
+                                 const cr_tensor *x, const cr_tensor *y);
+
+typedef enum cr_binary {
+    CR_ADD,
+    CR_SUB,
+    CR_MUL,
+    CR_DIV,
+    CR_POW,
+    CR_MAXIMUM,
+    CR_MINIMUM,
+    CR_EQ, /* comparisons give 0 or 1 */
+    CR_NE,
+    CR_LT,
+    CR_LE,
+    CR_GT,
+    CR_GE,
+    CR_POW_BASE_SLOPE,     /* b · a^(b-1), 0 for b = 0 */
+    CR_POW_EXPONENT_SLOPE, /* a^b · log a, 0 for a = 0 and b >= 0 */
+    CR_BINARY_COUNT
+} cr_binary;
+
+CR_API const char *cr_binary_name(cr_binary op);
+CR_API int cr_tensor_binary(cr_tensor **out, cr_binary op, const cr_tensor *a, const cr_tensor *b);
+
+/* The same with a number, which takes the tensor's type: x op number, or number op x. */
+CR_API int cr_tensor_binary_number(cr_tensor **out, cr_binary op, const cr_tensor *x,
+                                   double number, bool number_first);
+
+/* a where the condition is not 0, else b. */
+CR_API int cr_tensor_where(cr_tensor **out, const cr_tensor *condition, const cr_tensor *a,
+                           const cr_tensor *b);
+
+/* x kept in [low, high]; dy where x is in it, else 0. */
+CR_API int cr_tensor_clamp(cr_tensor **out, const cr_tensor *x, double low, double high);
+CR_API int cr_tensor_clamp_slope(cr_tensor **out, const cr_tensor *dy, const cr_tensor *x,
+                                 double low, double high);
+
+typedef enum cr_reduction {
+    CR_SUM,
+    CR_MEAN, /* NaN of nothing */
+    CR_PROD,
+    CR_MAX, /* of nothing: CR_EARG */
+    CR_MIN,
+    CR_NORM1,
+    CR_NORM2,
+    CR_REDUCTION_COUNT
+} cr_reduction;
+
+CR_API const char *cr_reduction_name(cr_reduction op);
+
+/* Over one axis or CR_ALL_AXES; with `keep` the axes stay with size 1. */
+CR_API int cr_tensor_reduce(cr_tensor **out, cr_reduction op, const cr_tensor *x, int axis,
+                            bool keep);
+
+/* CR_MAX or CR_MIN with the position of the first such value on the axis (over all axes: in
+ * row-major order). */
+CR_API int cr_tensor_extreme(cr_tensor **out, cr_tensor **positions, cr_reduction op,
+                             const cr_tensor *x, int axis, bool keep, int first);
+
+/* Summed over the axes along which `shape` was broadcast to x's. */
+CR_API int cr_tensor_sum_to(cr_tensor **out, const cr_tensor *x, int rank, const size_t *shape);
+
+/* dy [x's shape with `axis` 1] · product of the other values along the axis. */
+CR_API int cr_tensor_prod_slope(cr_tensor **out, const cr_tensor *dy, const cr_tensor *x, int axis);
+
+typedef enum cr_softmax {
+    CR_SOFTMAX,
+    CR_LOG_SOFTMAX,
+    CR_LOGSUMEXP /* keeps the axis with size 1 */
+} cr_softmax;
+
+/* Along an axis, shifted by the maximum so that nothing overflows. */
+CR_API int cr_tensor_softmax(cr_tensor **out, cr_softmax op, const cr_tensor *x, int axis);
+CR_API int cr_tensor_softmax_slope(cr_tensor **out, cr_softmax op, const cr_tensor *dy,
+                                   const cr_tensor *x, const cr_tensor *y, int axis);
+
+/* The matrix product over the last two axes; the others broadcast. A vector counts as a row on the
+ * left and as a column on the right, and its axis is dropped from the result. f32 sums in f32. */
+CR_API int cr_tensor_matmul(cr_tensor **out, const cr_tensor *a, const cr_tensor *b);
+
+/* gather: out[.., j, ..] = x[.., positions[.., j, ..], ..] along the axis; on the other axes
+ * positions has x's shape. select: the same with one list of positions [m] for all. scatter_add
+ * and select_add: a copy of x to which the values of `source` were added at the places where
+ * gather or select would read them. */
+CR_API int cr_tensor_gather(cr_tensor **out, const cr_tensor *x, int axis,
+                            const cr_tensor *positions, int first);
+CR_API int cr_tensor_scatter_add(cr_tensor **out, const cr_tensor *x, int axis,
+                                 const cr_tensor *positions, const cr_tensor *source, int first);
+CR_API int cr_tensor_select(cr_tensor **out, const cr_tensor *x, int axis,
+                            const cr_tensor *positions, int first);
+CR_API int cr_tensor_select_add(cr_tensor **out, const cr_tensor *x, int axis,
+                                const cr_tensor *positions, const cr_tensor *source, int first);
+
+/* Positions of the values other than 0 in row-major order: [m]. */
+CR_API int cr_tensor_nonzero(cr_tensor **out, const cr_tensor *x, int first);
+
+/* Sums from the start of the axis to each place, or from each place to the end. */
+CR_API int cr_tensor_cumsum(cr_tensor **out, const cr_tensor *x, int axis, bool from_end);
+
+/* Equal values keep their order, descending too; NaN comes last. `values` may be NULL. */
+CR_API int cr_tensor_sort(cr_tensor **values, cr_tensor **positions, const cr_tensor *x, int axis,
+                          bool descending, int first);
+
+/* One after another along an axis; at least one, alike on the other axes. */
+CR_API int cr_tensor_concat(cr_tensor **out, const cr_tensor *const *tensors, size_t count,
+                            int axis);
 
 #ifdef __cplusplus
 }

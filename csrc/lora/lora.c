@@ -121,3 +121,13 @@ void cr_lora_free(cr_lora *lora)
     cr_free(lora->moment2);
     *lora = (cr_lora){0};
 }
+
+void cr_lora_zero_frozen(cr_lora *lora)
+{
+    for (size_t i = 0; lora->frozen > 0 && i < lora->count; i++) {
+        const cr_lora_matrix *matrix = &lora->matrices[i];
+        if (matrix->frozen)
+            memset(lora->gradients + matrix->offset, 0,
+                   matrix->rows * matrix->columns * sizeof(float));
+    }
+}

@@ -19,6 +19,7 @@ typedef struct cr_lora_matrix {
     bool is_b;
     size_t rows, columns;
     size_t offset;       /* into each block, in floats; a multiple of 16 */
+    bool frozen;         /* keeps value and moments; its gradient is zero */
 } cr_lora_matrix;
 
 typedef struct cr_lora {
@@ -31,6 +32,7 @@ typedef struct cr_lora {
     float *values, *gradients, *moment1, *moment2;
     cr_branch *branches;      /* [layers, CR_PROJECTIONS] */
     size_t layers;
+    size_t frozen;            /* matrices that are */
 } cr_lora;
 
 /* A uniform in ±1/sqrt(in) from (seed, matrix), which is Kaiming's bound for a = sqrt(5) and PEFT's
@@ -38,5 +40,8 @@ typedef struct cr_lora {
 int cr_lora_create(cr_lora *out, const cr_model *model, size_t rank, float scale, unsigned targets,
                    uint64_t seed);
 void cr_lora_free(cr_lora *lora);
+
+/* Zeroes the gradients of frozen matrices. */
+void cr_lora_zero_frozen(cr_lora *lora);
 
 #endif

@@ -52,25 +52,49 @@ double cr_gradient_norm(cr_compute *compute, const cr_lora *lora, double *partia
     return join(partial, cr_adamw_chunks(lora));
 }
 
+static double update_stretch(const adamw_job *job, size_t at, size_t end)
+{
+    cr_lora *lora = job->lora;
+    return job->kernels->adamw(lora->values + at, lora->gradients + at, lora->moment1 + at,
+                               lora->moment2 + at, end - at, &job->factors);
+}
+
+/* The stretch without its frozen matrices; each piece is as long as whole vectors. */
+static double update_thawed(const adamw_job *job, size_t at, size_t end)
+{
+    const cr_lora *lora = job->lora;
+    double sum = 0;
+    for (size_t i = 0; i < lora->count; i++) {
+        size_t first = lora->matrices[i].offset;
+        size_t last = i + 1 < lora->count ? lora->matrices[i + 1].offset : lora->floats;
+        first = first > at ? first : at;
+        last = last < end ? last : end;
+        if (!lora->matrices[i].frozen && first < last)
+            sum += update_stretch(job, first, last);
+    }
+    return sum;
+}
+
 static void update_task(void *argument, size_t chunk, int thread)
 {
     (void)thread;
     adamw_job *job = argument;
-    cr_lora *lora = job->lora;
-    size_t at = chunk * CHUNK;
+    size_t at = chunk * CHUNK, end = at + chunk_length(job->lora, chunk);
     job->partial[chunk] =
-        job->kernels->adamw(lora->values + at, lora->gradients + at, lora->moment1 + at,
-                            lora->moment2 + at, chunk_length(lora, chunk), &job->factors);
+        job->lora->frozen ? update_thawed(job, at, end) : update_stretch(job, at, end);
+}
+
+double cr_clip_scale(double max_grad_norm, double norm)
+{
+    /* PyTorch's clip_grad_norm_ adds 1e-6 to the norm. */
+    bool above = max_grad_norm > 0 && max_grad_norm < norm + 1e-6;
+    return above ? max_grad_norm / (norm + 1e-6) : 1.0;
 }
 
 static cr_adamw_factors factors_of(const cr_adam_params *params, double norm, uint64_t step)
 {
-    double clip = 1.0;
-    /* PyTorch's clip_grad_norm_ adds 1e-6 to the norm. */
-    if (params->max_grad_norm > 0 && params->max_grad_norm < norm + 1e-6)
-        clip = params->max_grad_norm / (norm + 1e-6);
     return (cr_adamw_factors){
-        .gradient_scale = (float)clip,
+        .gradient_scale = (float)cr_clip_scale(params->max_grad_norm, norm),
         .beta1 = (float)params->beta1,
         .beta2 = (float)params->beta2,
         .step_size = (float)(params->lr / (1.0 - pow(params->beta1, (double)step))),

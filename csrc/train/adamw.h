@@ -13,6 +13,9 @@ size_t cr_adamw_chunks(const cr_lora *lora);
 /* Euclidean norm of all gradients, in double. partial [chunks] is work space. */
 double cr_gradient_norm(cr_compute *compute, const cr_lora *lora, double *partial);
 
+/* What gradients of a norm are multiplied with. */
+double cr_clip_scale(double max_grad_norm, double norm);
+
 /* One update, number `step` from 1; `norm` decides clipping. Returns the norm of the change. */
 double cr_adamw_update(cr_compute *compute, cr_lora *lora, const cr_adam_params *params, double norm,
                        uint64_t step, double *partial);

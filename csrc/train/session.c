@@ -8,6 +8,7 @@
 #include "lora/lora_file.h"
 #include "train/adamw.h"
 #include "train/loss.h"
+#include "train/watch.h"
 
 #define DEFAULT_MICRO_BATCH 1024
 #define MOST_RANK 4096
@@ -59,6 +60,7 @@ static int fill(cr_session *session)
 
 static void destroy(cr_session *session)
 {
+    cr_watch_free(session->watch);
     cr_arena_free(&session->arena);
     cr_free(session->partial);
     cr_lora_free(&session->lora);
@@ -210,7 +212,9 @@ static int run_micro(micro_pass *micro, cr_session *session, double scale, doubl
     CR_TRY(run_forward(micro, session, first_index));
     *sum += fill_slopes(micro, scale);
     cr_head_pass_backward(&micro->head, &micro->pass, &micro->batch);
-    return cr_pass_backward(&micro->pass);
+    CR_TRY(cr_pass_backward(&micro->pass));
+    cr_lora_zero_frozen(&session->lora);
+    return cr_watch_piece(session, micro->batch.datums, micro->batch.count);
 }
 
 static int resolve_scale(double *scale, const cr_loss *loss, uint64_t supervised)
@@ -277,13 +281,16 @@ static int check_adam(const cr_adam_params *p)
 int cr_session_optim_step(cr_session *session, const cr_adam_params *params, cr_optim_result *out)
 {
     CR_TRY(check_adam(params));
+    cr_lora_zero_frozen(&session->lora);
     double norm = cr_gradient_norm(&session->compute, &session->lora, session->partial);
     *out = (cr_optim_result){.grad_norm = norm, .step = session->step};
     out->skipped = !isfinite(norm);
     if (!out->skipped) {
+        cr_watch_before_update(session);
         out->step = ++session->step;
         out->update_norm = cr_adamw_update(&session->compute, &session->lora, params, norm,
                                            session->step, session->partial);
+        cr_watch_after_update(session);
     }
     cr_session_zero_gradients(session);
     return CR_OK;
@@ -293,6 +300,7 @@ void cr_session_zero_gradients(cr_session *session)
 {
     memset(session->lora.gradients, 0, session->lora.floats * sizeof(float));
     session->window_datums = 0;
+    cr_watch_forget_pieces(session);
 }
 
 uint64_t cr_session_step(const cr_session *session)

@@ -15,6 +15,7 @@ struct cr_session {
     double *partial;          /* [cr_adamw_chunks] */
     uint64_t step;            /* updates made */
     uint64_t window_datums;   /* datums since the last update: part of dropout's key */
+    struct cr_watch *watch;   /* train/watch.h; NULL until something is asked for */
     volatile int cancelled;
     int holders;              /* opens and generations; one thread uses a session */
 };

@@ -194,6 +194,103 @@ function Session:write(name, values, which) end
 ---@return number
 function Session:norm(name, which) end
 
+---@class crucible.core.Statistics  as NumPy has them in float64: a NaN makes norm to max and the quantiles NaN
+---@field count integer
+---@field zeros integer      exactly 0
+---@field nonfinite integer  NaN or infinite
+---@field norm number
+---@field rms number
+---@field mean number
+---@field std number         of these values, divided by count
+---@field min number
+---@field max number
+---@field quantiles number[]?                  in the order asked for
+---@field magnitudes crucible.core.Magnitudes?
+
+---@class crucible.core.Magnitudes  counts of finite values other than 0 by floor(log2 |x|), denormals included
+---@field least integer?  exponent of the first count; nil when there is none
+---@field [integer] integer
+
+---@class crucible.core.StatisticsOptions
+---@field quantiles number[]?   at most 16, each from 0 to 1; exact, linear between order statistics
+---@field magnitudes boolean?
+
+--- Statistics of a list of numbers or of a string of 4-byte floats, NaN and infinities among them.
+---@param values number[]|string
+---@param options crucible.core.StatisticsOptions?
+---@return crucible.core.Statistics? statistics, string? message, string? code
+function core.statistics(values, options) end
+
+--- Statistics of every matrix in the order of parameters(), in one pass over the threads; with options.name of
+--- that matrix alone. which: "gradient" (default), "value", "moment1", "moment2".
+---@param which string?
+---@param options { quantiles: number[]?, magnitudes: boolean?, name: string? }?
+---@return crucible.core.Statistics[]|crucible.core.Statistics|nil statistics, string? message, string? code
+function Session:statistics(which, options) end
+
+--- Multiplies a matrix's gradient with a finite number.
+---@param name string
+---@param factor number
+---@return true
+function Session:scale_gradient(name, factor) end
+
+--- Adds factor · values to a matrix's gradient; nothing to a frozen one.
+---@param name string
+---@param factor number
+---@param values number[]|string  as many as the matrix has; a string of 4-byte floats
+---@return true
+function Session:add_gradient(name, factor, values) end
+
+--- Σ gradient · values, in double.
+---@param name string
+---@param values number[]|string
+---@return number
+function Session:dot_gradient(name, values) end
+
+--- Freezes a matrix or, with false, thaws it: a frozen one keeps value and moments, its gradient reads zero.
+---@param name string
+---@param frozen boolean?  true
+---@return true
+function Session:freeze(name, frozen) end
+
+--- Names of the frozen matrices, in order.
+---@return string[]
+function Session:frozen() end
+
+--- Scales the gradients where they lie to norm max_grad_norm when above it (0 = never), as optim_step would.
+--- An optim_step with max_grad_norm = 0 then reaches the same bytes.
+---@param max_grad_norm number
+---@return number grad_norm  before
+---@return number scale      1 = left alone
+function Session:clip(max_grad_norm) end
+
+--- What to keep an eye on from now on; what is left out is forgotten.
+---   "updates"  a copy of the weights each update
+---   "pieces"   a copy of the gradients each micro-batch
+---   "turns"    a copy of the gradients each call of turns()
+---@param what string[]
+---@return true? ok, string? message, string? code
+function Session:watch(what) end
+
+--- Of the last update, for each matrix: norm of its change, and norm of what it was before.
+---@return number[]? change, number[]|string before, string? code  "argument": not watched, or no update yet
+function Session:updates() end
+
+--- What each micro-batch since the last update added: norm of its share of the gradient, rows with a supervised
+--- target, supervised targets.
+---@return { norm: number, rows: integer, supervised: integer }[]? pieces, string? message, string? code
+function Session:pieces() end
+
+--- Cosine between each matrix's gradient now and at the previous call, and between all of them as one vector;
+--- NaN at the first call and where either is zero.
+---@return number[]? cosines, number|string overall, string? code
+function Session:turns() end
+
+--- Singular values of scale · B A, largest first, of the branch that a matrix belongs to.
+---@param name string
+---@return number[]? values, string? message, string? code
+function Session:singular_values(name) end
+
 --- Writes the lora as PEFT's adapter_model.safetensors.
 ---@param path string
 ---@return true? ok, string? message, string? code
