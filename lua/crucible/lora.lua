@@ -9,12 +9,14 @@ local schema = require "crucible.schema"
 ---@field dataset_integration crucible.lora.dataset_integration  rows of named data sets and files
 ---@field datums crucible.lora.datums                            rows to tokens and weights
 ---@field loss_functions crucible.lora.loss_functions            names of losses
+---@field gradient_hooks crucible.lora.gradient_hooks          looks at gradients within a step, and actions
 ---@field training_loop crucible.lora.training_loop              run(session, dataset, options)
 ---@field evaluation crucible.lora.evaluation                    evaluate(session, dataset, options)
 local lora = {}
 
 local rooms = {
-  "config", "adapter", "dataset_integration", "datums", "loss_functions", "training_loop", "evaluation",
+  "config", "adapter", "dataset_integration", "datums", "loss_functions", "gradient_hooks", "training_loop",
+  "evaluation",
 }
 for _, room in ipairs(rooms) do rooms[room] = "crucible.lora." .. room end
 

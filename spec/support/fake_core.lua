@@ -203,6 +203,7 @@ local function total_norm(self, which)
 end
 
 local function adamw(parameter, params, scale, step)
+  if parameter.frozen then return end
   for i, gradient in ipairs(parameter.gradient) do
     local g = gradient * scale
     local m = params.beta1 * parameter.moment1[i] + (1 - params.beta1) * g
@@ -247,6 +248,29 @@ function Session:parameters()
   return list
 end
 
+-- Plain moments; quantiles and magnitudes are the real core's business.
+local function statistics(values)
+  local count, sum, squares, zeros, nonfinite, least, most = #values, 0, 0, 0, 0, math.huge, -math.huge
+  for _, value in ipairs(values) do
+    sum, squares, zeros = sum + value, squares + value * value, zeros + (value == 0 and 1 or 0)
+    nonfinite = nonfinite + (value - value ~= 0 and 1 or 0)
+    least, most = math.min(least, value), math.max(most, value)
+  end
+  local mean = sum / count
+  return { count = count, zeros = zeros, nonfinite = nonfinite, norm = math.sqrt(squares), mean = mean,
+    rms = math.sqrt(squares / count), std = math.sqrt(math.max(0, squares / count - mean * mean)), min = least,
+    max = most, quantiles = { mean, mean, mean, mean, mean, mean, mean }, magnitudes = {} }
+end
+
+function Session:statistics(which, options)
+  local list = {}
+  for i, parameter in ipairs(open(self).list) do
+    list[i] = statistics(parameter[which or "gradient"])
+    if options and options.name == parameter.name then return list[i] end
+  end
+  return list
+end
+
 local function find(self, name)
   for _, parameter in ipairs(open(self).list) do
     if parameter.name == name then return parameter end
@@ -258,6 +282,44 @@ function Session:read(name, which) return table.move(find(self, name)[which or "
   1, {}) end
 function Session:write(name, values, which) find(self, name)[which or "value"] = table.move(values, 1, #values, 1,
   {}) end
+
+function Session:scale_gradient(name, factor)
+  local gradient = find(self, name).gradient
+  for i, value in ipairs(gradient) do gradient[i] = value * factor end
+  return true
+end
+
+function Session:clip(limit)
+  local norm = total_norm(open(self), "gradient")
+  local scale = limit > 0 and norm > limit and limit / norm or 1
+  for _, parameter in ipairs(self.list) do self:scale_gradient(parameter.name, scale) end
+  return norm, scale
+end
+
+function Session:freeze(name, frozen)
+  find(self, name).frozen = frozen ~= false
+  if frozen ~= false then self:scale_gradient(name, 0) end
+  return true
+end
+
+function Session:frozen()
+  local names = {}
+  for _, parameter in ipairs(open(self).list) do
+    if parameter.frozen then names[#names + 1] = parameter.name end
+  end
+  return names
+end
+
+function Session:watch(what)
+  self.watched = what
+  return true
+end
+
+function Session:updates()
+  local change, before = {}, {}
+  for i, parameter in ipairs(open(self).list) do change[i], before[i] = 0, self:norm(parameter.name) end
+  return change, before
+end
 
 function Session:norm(name, which)
   local sum = 0

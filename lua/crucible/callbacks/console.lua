@@ -41,7 +41,8 @@ end
 local function step_text(self, event)
   local text = ("loss %.4f  lr %.2e  norm %.3f  %.0f tok/s  %s left"):format(event.loss, event.lr, event.grad_norm,
     event.tokens_per_s, terminal.duration(time_left(self, event)))
-  return event.skipped and text .. "  skipped: not finite" or text
+  if not event.skipped then return text end
+  return text .. (event.skipped_by and "  skipped by hook " .. event.skipped_by or "  skipped: not finite")
 end
 
 local function bar_line(self, event)

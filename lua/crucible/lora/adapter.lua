@@ -49,7 +49,7 @@ adapter.session_methods = {
   { name = "optim_step",
     doc = "(adam_params) → grad_norm before clipping, update_norm, skipped, step; zeroes gradients" },
   { name = "zero_gradients", doc = "() drops the gradients added so far" },
-  { name = "gradients", doc = "() → name → view (shape, norm, totable), until the next optim_step" },
+  { name = "gradients", doc = "() → name → view (shape, norm, stats, scale, …), until the next optim_step" },
   { name = "sample", doc = "(prompts, sampling_params, on_token) → one completion for each prompt" },
   { name = "score", doc = "(prompts, choices, { base }) → log-probability of each choice after each prompt" },
   { name = "save_checkpoint", doc = "(name, { folder, loop }) → { name, path, step }" },

@@ -25,6 +25,7 @@ function manifest.of(run)
     experiment_id = session.experiment_id, adapter_name = session.adapter_name, status = "running",
     started_at = experiment.now(), resumed_at_step = run.state.step > 0 and run.state.step or nil, seed = session.seed,
     config = config.plain(plan.config), options = plain_options(run.options), engine = engine,
+    gradient_hooks = run.points and run.points.hooks:names(),
     dataset = {
       name = plan.dataset.name, source = plan.dataset.source, split = plan.dataset.split, sha256 = plan.digest,
       gate = plan.gate,

@@ -15,6 +15,7 @@ local errors = require "crucible.errors"
 local evaluation = require "crucible.lora.evaluation"
 local experiment = require "crucible.lora.experiment"
 local fs = require "crucible.fs"
+local gradient_points = require "crucible.lora.gradient_points"
 local json = require "crucible.json"
 local manifest = require "crucible.lora.manifest"
 local paths = require "crucible.paths"
@@ -32,7 +33,9 @@ training_loop.patience_nonfinite = 3
 --- What callbacks may listen to. Each receives one table:
 ---   on_train_begin  run_dir, total_steps, epochs, steps_per_epoch, gate, dataset, config, step
 ---   on_step_end     step, epoch (from 1), loss, components, lr, grad_norm, update_norm, skipped, tokens,
----                   supervised, seconds, tokens_per_s, timestamp (UTC), total_steps
+---                   supervised, seconds, tokens_per_s, timestamp (UTC), total_steps, gradient_issues (a
+---                   list); with gradient hooks also gradients (figures by name), actions, hook_errors and
+---                   what the hooks found
 ---   on_epoch_end    epoch, step, mean_loss, metrics
 ---   on_evaluate     step, epoch, metrics
 ---   on_checkpoint   name, path, step, epoch, metrics
@@ -73,6 +76,12 @@ local loop_entries = {
   { name = "callbacks", default = {},
     check = schema.test("a table of functions by event, or a list of such", check_callbacks),
     doc = "observers: " .. table.concat(training_loop.events, ", ") },
+  { name = "enable_gradient_hooks", default = false, check = schema.boolean,
+    doc = "run gradient_hooks in each step" },
+  { name = "gradient_hooks", default = {}, check = schema.table,
+    doc = '"norm", { "health", { … } }, { name, function } …; or what lora.gradient_hooks.new returns' },
+  { name = "on_hook_error", check = schema.one_of { "stop", "continue" },
+    doc = 'what a hook that raises does to the run; default: "stop"' },
   { name = "seed", check = schema.integer(), doc = "of the order of rows; default: the session's" },
   { name = "shuffle", default = true, check = schema.boolean, doc = "another order each epoch" },
   { name = "gate", default = true, check = schema.boolean, doc = "check the data before step 1" },
@@ -150,9 +159,9 @@ end
 
 -- ---- callbacks -----------------------------------------------------------------------------
 
--- A callback that raises ends the run: the step it heard of is saved first, so that the run can go
--- on from there once the callback is mended.
-function Run:fail_in(what, trace)
+-- A callback or hook that raises ends the run: the last whole step is saved first, so that the run can
+-- go on from there once the fault is mended. `step` is the one it raised in, default the last whole one.
+function Run:fail_in(what, trace, step)
   self.failing = true
   local place = ""
   if not self.finished then
@@ -160,7 +169,7 @@ function Run:fail_in(what, trace)
     place = saved and self.saved_step and (", checkpoint step_%06d kept"):format(self.saved_step) or ""
     self:end_with("failed")
   end
-  error(("training_loop: %s failed at step %d%s: %s"):format(what, self.state.step, place, trace), 0)
+  error(("training_loop: %s failed at step %d%s: %s"):format(what, step or self.state.step, place, trace), 0)
 end
 
 function Run:emit(event, payload)
@@ -191,15 +200,46 @@ function Run:accumulate(batches, counts)
   return total
 end
 
--- The update, or none when the loss or a gradient is not finite.
-function Run:update(total, lr)
+-- The update, or none when the loss or a gradient is not finite. `hooked` is what gradient hooks see.
+function Run:update(total, lr, hooked)
+  local params = config.adam_params(self.plan.config)
+  params.lr = lr
+  if hooked then return self.points:update(hooked, params, is_finite(total.loss)) end
   if not is_finite(total.loss) then
     self.session:zero_gradients()
     return { grad_norm = 0 / 0, update_norm = 0, skipped = true }
   end
-  local params = config.adam_params(self.plan.config)
-  params.lr = lr
   return self.session:optim_step(params)
+end
+
+-- What gradient hooks are told of a step; nil without hooks.
+function Run:hook_info(step, total, lr)
+  if not self.points then return nil end
+  return {
+    step = step, epoch = self.state.epoch, loss = total.loss, components = total.components, lr = lr,
+    supervised = total.supervised, tokens = total.tokens, total_steps = self.plan.total_steps,
+  }
+end
+
+local NO_ISSUES = {} -- of steps without hooks; nothing is allocated for them
+
+-- Adds what hooks found to a step's event. A hook that raised before the update ends the run here, one
+-- that raised after it once the step is counted.
+function Run:finish_hooks(hooked, event)
+  event.gradient_issues = NO_ISSUES
+  if not hooked then return end
+  self.points:finish(hooked, event)
+  event.skipped_by = gradient_points.by(event, "skip")
+  local stopped_by = gradient_points.by(event, "stop")
+  if stopped_by then self.stop_wanted, self.stop_reason = true, ('by gradient hook "%s"'):format(stopped_by) end
+  self.hook_failure = hooked.failure
+  if event.skipped then self:raise_hook_failure(event.step) end
+end
+
+function Run:raise_hook_failure(step)
+  local failure = self.hook_failure
+  if not failure then return end
+  self:fail_in(('gradient hook "%s" (%s)'):format(failure.hook, failure.point), failure.message, step)
 end
 
 function Run:train_step()
@@ -210,15 +250,18 @@ function Run:train_step()
   if not total then return nil, message, code end
   local lr = schedule.learning_rate(self.plan.config, step, self.plan.total_steps)
   local update
-  update, message, code = self:update(total, lr)
+  local hooked = self:hook_info(step, total, lr)
+  update, message, code = self:update(total, lr, hooked)
   if not update then return nil, message, code end
   local seconds = fs.clock() - started
-  return {
+  local event = {
     step = step, epoch = epoch, loss = total.loss, components = total.components, lr = lr, grad_norm = update.grad_norm,
     update_norm = update.update_norm, skipped = update.skipped, tokens = total.tokens, supervised = total.supervised,
     seconds = seconds, tokens_per_s = total.tokens / seconds, timestamp = experiment.now(),
     total_steps = self.plan.total_steps,
   }
+  self:finish_hooks(hooked, event)
+  return event
 end
 
 -- What is kept of a step, of its event or its line of telemetry, for the run's metrics.
@@ -231,7 +274,8 @@ function Run:count(event)
   local s = self.state
   s.step, s.index, self.event_epoch = event.step, s.index + 1, event.epoch
   if event.skipped then
-    s.skipped, s.skipped_in_row = s.skipped + 1, s.skipped_in_row + 1
+    s.skipped = s.skipped + 1
+    if not event.skipped_by then s.skipped_in_row = s.skipped_in_row + 1 end -- a hook's choice is no fault
   else
     local sum = event.loss * event.supervised
     s.skipped_in_row = 0
@@ -254,6 +298,7 @@ local telemetry_fields = {
 function Run:record(event)
   local row = {}
   for _, field in ipairs(telemetry_fields) do row[field] = event[field] end
+  if self.points then row.hooks = self.points:telemetry(event) end
   return self.folder:append(row)
 end
 
@@ -292,6 +337,7 @@ function Run:after(event)
   local ended = self:count(event)
   local ok, message, code = self:record(event)
   if not ok then return nil, message, code end
+  self:raise_hook_failure(event.step)
   self:emit("on_step_end", event)
   if ended then
     ended.metrics = self:metrics()
@@ -349,6 +395,7 @@ end
 -- Closes the books: results and manifest.
 function Run:end_with(status, reason)
   self.finished = true
+  if self.points then self.points:close() end
   self.results = {
     status = status, reason = reason, total_steps = self.state.step, skipped_steps = self.state.skipped,
     metrics = self:metrics(), epochs = self.epochs_done, evaluations = self.evaluations, run_dir = self.folder.path,
@@ -366,7 +413,7 @@ function Run:finish()
   local ok, message, code = self:save()
   if not ok then return self:give_up(message, code) end
   local status, reason = "finished", nil
-  if self.stop_wanted then status, reason = "stopped", "by a callback" end
+  if self.stop_wanted then status, reason = "stopped", self.stop_reason or "by a callback" end
   ok, message, code = self:end_with(status, reason)
   if not ok then return nil, message, code end
   self:emit("on_train_end", self.results)
@@ -439,6 +486,12 @@ local function new_run(session, settled, options, evaluator, folder)
   }, Run)
 end
 
+-- The places of gradient hooks in the steps of a run; false for a run without.
+local function points_of(session, given)
+  if not given.enable_gradient_hooks then return false end
+  return gradient_points.new(session, given.gradient_hooks, given)
+end
+
 --- A run that stands before its first step (or, resumed, before the next): `run:advance()` makes
 --- one step, `run:finish()` ends it, `run.results` is there afterwards.
 ---@param session crucible.Session
@@ -451,10 +504,14 @@ function training_loop.start(session, dataset, options)
   if type(evaluator) == "table" then evaluator = by_options(evaluator, dataset) end
   local settled, message, code = plan.make(session, dataset, given)
   if not settled then return nil, message, code end
+  local points
+  points, message, code = points_of(session, given)
+  if points == nil then return nil, message, code end
   local folder, place
   folder, place, code = choose_folder(session, given)
   if not folder then return nil, place, code end
   local self = new_run(session, settled, given, evaluator, folder)
+  self.points = points
   local ok
   if place then
     ok, message, code = load_place(self, place)

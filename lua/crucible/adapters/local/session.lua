@@ -28,6 +28,8 @@ local schema = require "crucible.schema"
 local Session = { __name = "crucible.session" }
 Session.__index = Session
 
+for name, method in pairs(gradients.methods) do Session[name] = method end
+
 local session = {}
 
 local function handle(self)
@@ -128,7 +130,11 @@ function Session:forward_backward(batch, loss_fn, options)
   local counts = loss_functions.counts(loss, batch)
   local scale = 1 / divisor(loss, given.counts or counts)
   local found, message, code = handle(self):forward_backward(batch, { scale = scale, logprobs = given.logprobs })
-  if not found then return nil, message, code end
+  gradients.changed(self)
+  if not found then
+    self.gradient_age = self.gradient_age + 1 -- the engine drops what was added before a failure
+    return nil, message, code
+  end
   return {
     loss = found.loss, sum = found.sum, components = { [loss.name] = found.loss },
     counts = counts, supervised = found.supervised, tokens = found.tokens,
@@ -144,6 +150,7 @@ function Session:optim_step(adam_params)
   local found, message, code = handle(self):optim_step(adam_params or config.adam_params(self.config))
   if not found then return nil, message, code end
   self.gradient_age = self.gradient_age + 1
+  gradients.changed(self)
   return found
 end
 
@@ -151,6 +158,7 @@ end
 function Session:zero_gradients()
   handle(self):zero_gradients()
   self.gradient_age = self.gradient_age + 1
+  gradients.changed(self)
 end
 
 --- Views of the gradients added so far, by name; they end with the next optim_step.
@@ -240,12 +248,17 @@ local function save_files(self, folder)
   return self.core:save_optimizer(paths.join(folder, checkpoints.optimizer_file))
 end
 
+local function frozen_or_nil(self)
+  local names = self:frozen()
+  return #names > 0 and names or nil
+end
+
 local function state_of(self, loop)
   local digest, message, code = self.model:digest()
   if not digest then return nil, message, code end
   return {
     engine = self.engine, experiment_id = self.experiment_id, adapter_name = self.adapter_name, seed = self.seed,
-    step = self.core:step(), config = config.plain(self.config), loop = loop,
+    step = self.core:step(), config = config.plain(self.config), loop = loop, frozen = frozen_or_nil(self),
     base_model = { name = self.model:hub_name(), file = paths.basename(self.model.path), sha256 = digest },
   }
 end
@@ -313,6 +326,8 @@ local function load_whole(self, path)
   if ok then ok, message, code = load_weights(self, path) end
   if ok then ok, message, code = self.core:load_optimizer(paths.join(path, checkpoints.optimizer_file)) end
   if not ok then return nil, message, code end
+  self:thaw(self:frozen())
+  if state.frozen then self:freeze(state.frozen) end
   return state
 end
 
