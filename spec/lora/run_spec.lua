@@ -87,6 +87,8 @@ describe("a run on the C core", function()
 end)
 
 describe("SmolLM2 from the rooms #slow", function()
+  after_each(temp.clean)
+
   local path = models.smollm2()
   if not path then return end
 
