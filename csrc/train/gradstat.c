@@ -335,11 +335,13 @@ static double value_at(const wanted *all, const cr_gradstat_space *space, size_t
     return value_of(select_key(space->kept, keys, space->starts[bucket + 1] - start, rank - start));
 }
 
-/* Between equal neighbours there is nothing to weigh; with an infinite one it would be NaN. */
+/* Beside an infinity the share of the way is that infinity. */
 static double between(double low, double high, double share)
 {
     if (share == 0 || low == high)
         return low;
+    if (isinf(low) || isinf(high))
+        return isinf(low) && isinf(high) ? NAN : (isinf(low) ? low : high);
     return share < 0.5 ? low + (high - low) * share : high - (high - low) * (1 - share);
 }
 
