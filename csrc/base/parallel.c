@@ -53,18 +53,24 @@ static void run_tasks(cr_pool *pool, int thread)
     }
 }
 
-/* Waits for a generation other than `seen`; false when the pool ends. */
-static bool wait_for_work(cr_pool *pool, unsigned seen)
+/* Waits for a loop after generation `*seen`; false when the pool ends. A worker that comes when every
+ * task is taken stays out of it (*joined), so that no loop waits for a thread that the system has not
+ * run yet: on a busy machine that takes longer than most loops. */
+static bool wait_for_work(cr_pool *pool, unsigned *seen, bool *joined)
 {
     for (int i = 0; i < SPINS; i++) {
-        if (atomic_load(&pool->generation) != seen)
+        if (atomic_load(&pool->generation) != *seen)
             break;
         relax();
     }
     pthread_mutex_lock(&pool->lock);
-    while (atomic_load(&pool->generation) == seen && !pool->stopping)
+    while (atomic_load(&pool->generation) == *seen && !pool->stopping)
         pthread_cond_wait(&pool->wake, &pool->lock);
+    *seen = atomic_load(&pool->generation);
     bool work = !pool->stopping;
+    *joined = work && atomic_load(&pool->next) < pool->count;
+    if (*joined)
+        atomic_fetch_add(&pool->active, 1);
     pthread_mutex_unlock(&pool->lock);
     return work;
 }
@@ -84,8 +90,10 @@ static void *worker_main(void *start)
     int thread = ((worker_start *)start)->thread;
     cr_free(start);
     unsigned seen = 0;
-    while (wait_for_work(pool, seen)) {
-        seen = atomic_load(&pool->generation);
+    bool joined;
+    while (wait_for_work(pool, &seen, &joined)) {
+        if (!joined)
+            continue;
         run_tasks(pool, thread);
         leave_loop(pool);
     }
@@ -167,13 +175,12 @@ static void run_in_place(size_t count, cr_task_fn function, void *argument)
         function(argument, task, 0);
 }
 
+/* Workers join under the lock, and none does once every task is taken: seen under the lock, zero
+ * stays zero. */
 static void wait_until_idle(cr_pool *pool)
 {
-    for (int i = 0; i < SPINS; i++) {
-        if (atomic_load(&pool->active) == 0)
-            return;
+    for (int i = 0; i < SPINS && atomic_load(&pool->active) != 0; i++)
         relax();
-    }
     pthread_mutex_lock(&pool->lock);
     while (atomic_load(&pool->active) != 0)
         pthread_cond_wait(&pool->idle, &pool->lock);
@@ -186,12 +193,11 @@ void cr_parallel_for(cr_pool *pool, size_t count, cr_task_fn function, void *arg
         run_in_place(count, function, argument);
         return;
     }
+    pthread_mutex_lock(&pool->lock);
     pool->function = function;
     pool->argument = argument;
     pool->count = count;
     atomic_store(&pool->next, 0);
-    atomic_store(&pool->active, pool->started);
-    pthread_mutex_lock(&pool->lock);
     atomic_fetch_add(&pool->generation, 1);
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->lock);

@@ -8,6 +8,7 @@
 #include <sys/time.h>
 
 #include "base/base.h"
+#include "base/parallel.h"
 #include "include/crucible_lua.h"
 
 #ifdef CR_DEBUG_BINDING
@@ -30,6 +31,33 @@ static int memory_fail_at(lua_State *L)
     luaL_argcheck(L, nth >= 0, 1, "expected a count >= 0");
     cr_memory_fail_at((uint64_t)nth);
     return 0;
+}
+
+static void count_run(void *runs, size_t task, int thread)
+{
+    (void)thread;
+    ((int *)runs)[task]++;
+}
+
+/* parallel(threads, count, loops): how often a task did not run once in `loops` loops of `count`. */
+static int parallel(lua_State *L)
+{
+    size_t count = (size_t)luaL_checkinteger(L, 2), wrong = 0;
+    lua_Integer loops = luaL_checkinteger(L, 3);
+    int *runs = bind_space(L, count, sizeof *runs);
+    cr_pool *pool;
+    int code = cr_pool_create(&pool, (int)luaL_checkinteger(L, 1));
+    if (code < 0)
+        return bind_failure(L, code);
+    for (lua_Integer loop = 0; loop < loops; loop++) {
+        memset(runs, 0, count * sizeof *runs);
+        cr_parallel_for(pool, count, count_run, runs);
+        for (size_t i = 0; i < count; i++)
+            wrong += runs[i] != 1;
+    }
+    cr_pool_free(pool);
+    lua_pushinteger(L, (lua_Integer)wrong);
+    return 1;
 }
 
 /* ---- sessions ---------------------------------------------------------------------- */
@@ -85,6 +113,7 @@ static const luaL_Reg functions[] = {
     /* base */
     {"memory_count", memory_count},
     {"memory_fail_at", memory_fail_at},
+    {"parallel", parallel},
     /* sessions */
     {"write", write_any},
     {"cancel_every", cancel_every},

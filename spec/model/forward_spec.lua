@@ -43,7 +43,8 @@ for _, name in ipairs({ "tiny", "tiny_untied" }) do
     end)
 
     it("have the same bits at 1, 2 and 3 threads, in pieces of any size and in training", function()
-      for _, options in ipairs({ { threads = 2 }, { threads = 3 }, { micro_batch_tokens = 1 }, { recompute = true } }) do
+      local ways = { { threads = 2 }, { threads = 3 }, { micro_batch_tokens = 1 }, { recompute = true } }
+      for _, options in ipairs(ways) do
         local other <close> = open(name, options)
         local result = assert(other:forward_backward(batch(), { logprobs = true }))
         for i, row in ipairs(assert(other:forward(batch()))) do
