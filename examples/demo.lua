@@ -55,19 +55,18 @@ local function progress(what)
   end
 end
 
-local function evaluate(session, given, mode, base)
-  local what = ("%s, by %s"):format(base and "base model" or "tuned model", mode == "generate" and "generation" or mode)
-  local started = crucible.core.fs.clock()
+-- Both kinds of verdict from one run of the prompts: two rows of the table.
+local function evaluate(session, given, base)
+  local what = base and "base model" or "tuned model"
+  local clock, started = crucible.core.fs.clock, crucible.core.fs.clock()
   local result = must(lora.evaluation.evaluate(session, "scifact", {
-    mode = mode, base = base, limit = given.limit_dev, progress = progress(what), metrics = { "accuracy", "f1" },
+    mode = "both", base = base, limit = given.limit_dev, progress = progress(what), metrics = { "accuracy", "f1" },
   }))
-  print(("%s: %d of %d right (%s)"):format(what, result.correct, result.samples,
-    terminal.duration(crucible.core.fs.clock() - started)))
-  return { what, result.metrics.accuracy, result.metrics.f1 }
-end
-
-local function both_ways(session, given, base)
-  return evaluate(session, given, "generate", base), evaluate(session, given, "likelihood", base)
+  local likelihood = result.likelihood
+  print(("%s: %d of %d verdicts right as written, %d by likelihood (%s)"):format(what, result.correct, result.samples,
+    likelihood.correct, terminal.duration(clock() - started)))
+  return { what .. ", as written", result.metrics.accuracy, result.metrics.f1 },
+    { what .. ", by likelihood", likelihood.metrics.accuracy, likelihood.metrics.f1 }
 end
 
 local function majority_row(given)
@@ -97,13 +96,13 @@ print(session.model)
 print(("%s kernels, %d threads"):format(session.kernels, session.threads))
 
 title "Before"
-local before_written, before_likely = both_ways(session, given, true)
+local before_written, before_likely = evaluate(session, given, true)
 
 title "Training"
 local results, losses = train(session, given)
 
 title "After"
-local after_written, after_likely = both_ways(session, given, false)
+local after_written, after_likely = evaluate(session, given, false)
 
 title "Loss by step"
 io.write(terminal.chart(losses, { first = "step 1", last = tostring(#losses) }))

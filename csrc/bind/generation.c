@@ -7,6 +7,7 @@
 typedef struct generation {
     bind_handle handle;
     size_t prompts;
+    size_t events;   /* of the latest step */
     uint64_t tokens; /* produced so far, for tostring */
 } generation;
 
@@ -111,6 +112,7 @@ static int generation_step(lua_State *L)
     const cr_generated *events;
     size_t count;
     int code = cr_generation_step(self->handle.core, &events, &count);
+    self->events = code < 0 ? 0 : count;
     if (code < 0)
         return bind_failure(L, code);
     if (count == 0)
@@ -159,6 +161,15 @@ static const bind_field score_fields[] = {
     {NULL, BIND_LIST, 0, 0, 0, 0},
 };
 
+static void push_scores(lua_State *L, const double *scores, size_t rows, size_t columns)
+{
+    lua_createtable(L, (int)rows, 0);
+    for (size_t i = 0; i < rows; i++) {
+        bind_push_doubles(L, scores + i * columns, columns);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+}
+
 int bind_session_score(lua_State *L)
 {
     session_core(L);
@@ -172,11 +183,20 @@ int bind_session_score(lua_State *L)
                                 choices.columns, options.base, scores);
     if (code < 0)
         return bind_failure(L, code);
-    lua_createtable(L, (int)all.rows, 0);
-    for (size_t i = 0; i < all.rows; i++) {
-        bind_push_doubles(L, scores + i * choices.columns, choices.columns);
-        lua_rawseti(L, -2, (lua_Integer)i + 1);
-    }
+    push_scores(L, scores, all.rows, choices.columns);
+    return 1;
+}
+
+static int generation_score(lua_State *L)
+{
+    size_t rows = check_generation(L)->events;
+    bind_prompts choices = bind_read_continuations(L, 2, rows);
+    double *scores = bind_space(L, rows, choices.columns * sizeof *scores);
+    int code = cr_generation_score(check_generation(L)->handle.core, choices.prompts,
+                                   choices.columns, scores);
+    if (code < 0)
+        return bind_failure(L, code);
+    push_scores(L, scores, rows, choices.columns);
     return 1;
 }
 
@@ -185,6 +205,7 @@ int bind_session_score(lua_State *L)
 static const luaL_Reg methods[] = {
     {"step", generation_step},
     {"finish", generation_finish},
+    {"score", generation_score},
     {"close", generation_close},
     {NULL, NULL},
 };

@@ -285,7 +285,8 @@ enum {
 };
 
 /* What is known of a list of values, as NumPy has it in float64. A NaN among them makes the figures
- * from norm to max, and the quantiles, NaN; an infinity makes norm and rms infinite and std NaN. */
+ * from norm to max, and the quantiles, NaN; an infinity makes norm and rms infinite and std NaN. Unlike
+ * there, a quantile between a number and an infinity is the infinity. */
 typedef struct cr_statistics {
     uint64_t count;
     uint64_t zeros;     /* exactly 0 */
@@ -447,6 +448,12 @@ CR_API int cr_generation_step(cr_generation *generation, const cr_generated **ev
  * not begun never begins. */
 CR_API int cr_generation_finish(cr_generation *generation, size_t prompt);
 
+/* Σ log p of continuations after the prompts that the latest step began, without running those
+ * again: `choices` of them for each of that step's events in turn, whose order it shares; out has
+ * events × choices values. CR_EARG when the latest step began none (it decoded). */
+CR_API int cr_generation_score(cr_generation *generation, const cr_prompt *continuations,
+                               size_t choices, double *out);
+
 /* Σ log p of each continuation after each prompt; the prompt runs once.
  * continuations[i] lists `choices` prompts of tokens for prompt i (row-major
  * array of count × choices). out has count × choices values. */
@@ -511,11 +518,15 @@ typedef struct cr_tensor_info {
     size_t count;     /* values */
     bool contiguous;  /* row-major without gaps */
     bool borrowed;    /* under a loan */
+    bool shared;      /* other tensors see the same memory */
     uint64_t bytes;   /* of the memory it keeps alive, 0 when borrowed */
     uint64_t version; /* changes with every write into its memory, through whatever view */
 } cr_tensor_info;
 
 CR_API int cr_tensor_describe(const cr_tensor *tensor, cr_tensor_info *out);
+
+/* One value; index [rank]. */
+CR_API int cr_tensor_at(const cr_tensor *tensor, const size_t *index, double *out);
 
 /* All values, row-major, as `type`; and back. */
 CR_API int cr_tensor_read(const cr_tensor *tensor, int type, void *values);

@@ -9,7 +9,7 @@
 #include "math/norm.h"
 #include "train/batch.h"
 #include "train/sampler.h"
-#include "train/session.h"
+#include "train/score.h"
 
 #define DEFAULT_BATCH 16
 #define NONE SIZE_MAX
@@ -22,6 +22,7 @@ cr_sampling_params cr_sampling_params_default(void)
 /* A place in the batch. */
 typedef struct place {
     size_t prompt;   /* NONE = free */
+    size_t seated;   /* the prompt that came here last, also when it has ended */
     size_t past;     /* positions its slot holds */
     int32_t last;    /* token that is not in the slot yet */
     int made;        /* new tokens so far */
@@ -45,6 +46,7 @@ struct cr_generation {
     cr_candidate *candidates;
     cr_generated *events; /* [places_count] */
     size_t event_count;
+    size_t begun;         /* prompts that the latest step began; their places are in row_place */
 };
 
 /* ---- creation ----------------------------------------------------------------------------------- */
@@ -275,7 +277,7 @@ static void seat(cr_generation *g, size_t index, size_t row)
 {
     size_t prompt = g->next++;
     place *p = &g->places[index];
-    *p = (place){.prompt = prompt};
+    *p = (place){.prompt = prompt, .seated = prompt};
     cr_rng_seed(&p->rng, cr_hash_combine(g->params.seed, prompt));
     g->row_place[row] = index;
     g->rows[row] = (cr_cached_row){g->tokens + g->offsets[prompt],
@@ -307,6 +309,8 @@ static int begin_prompts(cr_generation *g)
     int code = run_rows(g, rows, false);
     if (code < 0)
         unseat(g, rows);
+    else
+        g->begun = rows;
     return code;
 }
 
@@ -323,6 +327,7 @@ int cr_generation_step(cr_generation *g, const cr_generated **events, size_t *co
 {
     cr_session_enter(g->session);
     g->event_count = 0;
+    g->begun = 0;
     *count = 0;
     skip_dropped(g);
     end_unstarted(g);
@@ -344,4 +349,35 @@ int cr_generation_finish(cr_generation *g, size_t prompt)
         if (g->places[i].prompt == prompt)
             g->places[i].prompt = NONE;
     return CR_OK;
+}
+
+/* ---- scoring ---------------------------------------------------------------------------------------- */
+
+static int score_begun(cr_generation *g, cr_score_text *texts, size_t *lengths,
+                       const cr_prompt *continuations, size_t choices, double *out)
+{
+    for (size_t r = 0; r < g->begun; r++) {
+        size_t place_index = g->row_place[r], prompt = g->places[place_index].seated;
+        size_t end = g->offsets[prompt + 1];
+        lengths[r] = end - g->offsets[prompt];
+        texts[r] = (cr_score_text){place_index, lengths[r] - 1, g->tokens[end - 1]};
+    }
+    CR_TRY(cr_score_check(lengths, g->begun, continuations, choices, &g->session->model->config));
+    return cr_score_continuations(g->session, &g->cache, texts, g->begun, continuations, choices,
+                                  g->params.base, out);
+}
+
+int cr_generation_score(cr_generation *g, const cr_prompt *continuations, size_t choices,
+                        double *out)
+{
+    cr_session_enter(g->session);
+    if (g->begun == 0)
+        return cr_fail(CR_EARG, "the latest step began no prompt whose continuations could be scored");
+    cr_score_text *texts = cr_calloc(g->begun, sizeof *texts);
+    size_t *lengths = cr_calloc(g->begun, sizeof *lengths);
+    int code = texts && lengths ? score_begun(g, texts, lengths, continuations, choices, out)
+                                : CR_ENOMEM;
+    cr_free(lengths);
+    cr_free(texts);
+    return code;
 }

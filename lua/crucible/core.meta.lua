@@ -365,7 +365,15 @@ local Generation = {}
 ---@return crucible.core.Event[]? events, string? message, string? code
 function Generation:step() end
 
---- Ends a row early (a stop string was found); its place is free at the next step.
+--- Sum of log p of continuations after the prompts that the latest step began (all prompts of that
+--- step's events), on the keys it kept: scores[e][c] for event e. An "argument" failure after any
+--- other step.
+---@param continuations integer[][][]  continuations[e][c]: token ids; as many for every event
+---@return number[][]? scores, string? message, string? code
+function Generation:score(continuations) end
+
+--- Ends a row early (a stop string was found), its place is free at the next step; a prompt that has
+--- not begun never begins.
 ---@param prompt integer
 ---@return true? ok, string? message, string? code
 function Generation:finish(prompt) end

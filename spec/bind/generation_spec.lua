@@ -180,3 +180,50 @@ describe("Session:score", function()
     expect.raises("unknown field 'x'; known: base", session.score, session, { { 1 } }, { { { 2 } } }, { x = 1 })
   end)
 end)
+
+describe("Generation:score", function()
+  local session
+  local prompts = { { 1, 2, 9 }, { 3 }, { 5, 6, 7, 8 } }
+  local choices = { { 10 }, { 11, 12 }, { 13, 14, 15 } }
+
+  before_each(function() session = bind.session() end)
+  after_each(function() session:close() end)
+
+  it("gives what Session:score gives, for the prompts of the step that began them", function()
+    local expected = assert(session:score(prompts, { choices, choices, choices }))
+    local generation <close> = assert(session:generate(prompts, { max_tokens = 2, max_batch = 2 }))
+    local scored = 0
+    while true do
+      local events = generation:step()
+      if not events then break end
+      local each = {}
+      for i in ipairs(events) do each[i] = choices end
+      local scores, _, code = generation:score(each)
+      if not scores then assert.equal("argument", code) end
+      for i, row in ipairs(scores or {}) do
+        scored = scored + 1
+        for c in ipairs(choices) do assert.near(expected[events[i].prompt][c], row[c], 1e-5) end
+      end
+    end
+    assert.equal(3, scored)
+  end)
+
+  it("leaves the text that follows as it is", function()
+    local function tokens_with(score)
+      local generation <close> = assert(session:generate(prompts, { max_tokens = 6 }))
+      local rows = { {}, {}, {} }
+      for events in function() return generation:step() end do
+        if score and #rows[1] == 0 then assert(generation:score { choices, choices, choices }) end
+        for _, event in ipairs(events) do table.insert(rows[event.prompt], event.token) end
+      end
+      return rows
+    end
+    assert.same(tokens_with(false), tokens_with(true))
+  end)
+
+  it("wants a list for every event", function()
+    local generation <close> = assert(session:generate(prompts, { max_tokens = 2 }))
+    assert(generation:step())
+    assert.has_error(function() generation:score { choices } end)
+  end)
+end)

@@ -199,11 +199,29 @@ describe("the result", function()
   end)
 end)
 
+describe("evaluation both ways at once", function()
+  it("gives what the two modes give apart, and runs the prompts once", function()
+    fake.reply = function(prompt) return prompt == "two:" and " yes" or " " .. key[prompt] end
+    fake.likelihood = function(prompt, choice)
+      return choice == (prompt == "one:" and " no" or " " .. key[prompt]) and -1 or -2
+    end
+    local begun = #fake.generations
+    local both = assert(evaluate { mode = "both" })
+    assert.equal(begun + 1, #fake.generations)
+    assert.same(assert(evaluate { mode = "generate" }).metrics, both.metrics)
+    local apart = assert(evaluate { mode = "likelihood" })
+    assert.same(apart.metrics, both.likelihood.metrics)
+    assert.same(apart.confusion, both.likelihood.confusion)
+    assert.equal("no", both.likelihood.predictions[1].predicted)
+    assert.equal("yes", both.predictions[1].predicted)
+  end)
+end)
+
 describe("evaluation refuses", function()
   for _, case in ipairs {
     { { metrics = { "f2" } }, 'unknown metric "f2"; did you mean "f1"?' },
     { { metrics = { "schema_compliance" } }, 'unknown metric "schema_compliance"' },
-    { { mode = "guess" }, 'mode must be one of "generate", "likelihood"' },
+    { { mode = "guess" }, 'mode must be one of "generate", "likelihood", "both"' },
     { { labls = {} }, 'unknown option "labls"; did you mean "labels"?' },
     { { temperature = -1 }, "temperature must be a number of at least 0" },
     { { labels = {} }, "labels must be a list" },

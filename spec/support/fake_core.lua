@@ -71,10 +71,22 @@ local function start_generation(session, prompts, params)
         params.max_tokens,
         session.context), "context_overflow"
     end
-    rows[i] = { text = fake.reply(text_of(prompt), params.base or false), at = 0 }
+    rows[i] = { prompt = prompt, text = fake.reply(text_of(prompt), params.base or false), at = 0 }
   end
   fake.generations[#fake.generations + 1] = { prompts = prompts, params = params }
-  return setmetatable({ rows = rows, max_tokens = params.max_tokens }, Generation)
+  return setmetatable({ rows = rows, max_tokens = params.max_tokens, base = params.base or false, steps = 0 },
+    Generation)
+end
+
+local function scores_of(prompts, continuations, base)
+  local scores = {}
+  for i, prompt in ipairs(prompts) do
+    scores[i] = {}
+    for c, ids in ipairs(continuations[i]) do
+      scores[i][c] = fake.likelihood(text_of(prompt), text_of(ids), base)
+    end
+  end
+  return scores
 end
 
 local function next_event(row, prompt, max_tokens)
@@ -89,11 +101,20 @@ end
 
 function Generation:step()
   assert(not self.closed, "the generation is closed")
+  self.steps = self.steps + 1
   local events = {}
   for i, row in ipairs(self.rows) do
     if not row.done then events[#events + 1] = next_event(row, i, self.max_tokens) end
   end
   if #events > 0 then return events end
+end
+
+-- All rows begin with the first step.
+function Generation:score(continuations)
+  if self.steps ~= 1 then return nil, "the latest step began no prompt", "argument" end
+  local prompts = {}
+  for i, row in ipairs(self.rows) do prompts[i] = row.prompt end
+  return scores_of(prompts, continuations, self.base)
 end
 
 function Generation:finish(prompt) self.rows[prompt].done = true end
@@ -377,14 +398,7 @@ function Session:generate(prompts, params) return start_generation(open(self), p
 
 function Session:score(prompts, continuations, options)
   open(self)
-  local scores = {}
-  for i, prompt in ipairs(prompts) do
-    scores[i] = {}
-    for c, ids in ipairs(continuations[i]) do
-      scores[i][c] = fake.likelihood(text_of(prompt), text_of(ids), options and options.base or false)
-    end
-  end
-  return scores
+  return scores_of(prompts, continuations, options and options.base or false)
 end
 
 function Session:memory() -- luacheck: ignore self

@@ -1,6 +1,6 @@
 -- Evaluation: what a session answers to the prompts of a data set, and how that compares with the
 -- outputs. Two modes: "generate" lets the model write and takes the first line; "likelihood" asks
--- which of the labels the model finds likeliest.
+-- which of the labels the model finds likeliest; "both" does both in one run of the prompts.
 local classification = require "crucible.metrics.classification"
 local dataset_integration = require "crucible.lora.dataset_integration"
 local datums = require "crucible.lora.datums"
@@ -16,7 +16,7 @@ local entries = {
   { name = "checkpoint", check = schema.nonempty_string, doc = "name or path; default: the session as it is" },
   { name = "base", default = false, check = schema.boolean,
     doc = "leave the lora out: the base model, for comparison" },
-  { name = "mode", default = "generate", check = schema.one_of { "generate", "likelihood" },
+  { name = "mode", default = "generate", check = schema.one_of { "generate", "likelihood", "both" },
     doc = "how answers come about" },
   { name = "metrics", default = { "accuracy", "f1", "precision", "recall" }, check = schema.list(schema.string),
     doc = "names: " .. table.concat(classification.names(), ", ") },
@@ -119,8 +119,10 @@ local function sampling_of(session, options, longest_label)
   return experiment.sampling_params(params)
 end
 
-local function by_generation(session, rows, options, labels)
-  local longest = labels and select(2, label_tokens(session, rows, labels))
+-- With `scored`, the labels' scores come along (mode "both").
+local function by_generation(session, rows, options, labels, scored)
+  local choices, longest
+  if labels then choices, longest = label_tokens(session, rows, labels) end
   local params = sampling_of(session, options, longest)
   local prompts, truncated, code = prompts_of(session, rows, params.max_tokens)
   if not prompts then return nil, truncated, code end
@@ -131,11 +133,13 @@ local function by_generation(session, rows, options, labels)
       done = done + 1
       options.progress(done, #prompts)
     end
-  end)
+  end, scored and choices or nil)
   if not completions then return nil, message, code end
   local answers = {}
   for i, completion in ipairs(completions) do
-    answers[i] = { predicted = answer_in(completion.text, rows[i].output), text = completion.text }
+    answers[i] = {
+      predicted = answer_in(completion.text, rows[i].output), text = completion.text, scores = completion.scores,
+    }
   end
   return answers, truncated
 end
@@ -199,10 +203,34 @@ local function measure(predictions, labels, names)
 end
 
 local function answer_all(session, rows, options, labels)
-  if options.mode == "likelihood" then
-    return by_likelihood(session, rows, options, labels or classification.labels_in(outputs_of(rows)))
+  if options.mode == "generate" then return by_generation(session, rows, options, labels) end
+  labels = labels or classification.labels_in(outputs_of(rows))
+  if options.mode == "likelihood" then return by_likelihood(session, rows, options, labels) end
+  return by_generation(session, rows, options, labels, true)
+end
+
+-- The answers by likelihood that came along with those by generation.
+local function likelier_answers(answers, labels)
+  local likelier = {}
+  for i, answer in ipairs(answers) do
+    likelier[i] = { predicted = labels[likeliest(answer.scores)], scores = answer.scores }
   end
-  return by_generation(session, rows, options, labels)
+  return likelier
+end
+
+-- What comes of one answer a row.
+local function assess(rows, answers, labels, names)
+  local predictions = predictions_of(rows, answers)
+  local metrics, compared = measure(predictions, labels, names)
+  return {
+    metrics = metrics, correct = compared.correct, classes = compared.classes, confusion = compared.confusion,
+    predictions = predictions,
+  }
+end
+
+local function assess_likelihood(rows, answers, labels, names)
+  local known = labels or classification.labels_in(outputs_of(rows))
+  return assess(rows, likelier_answers(answers, known), labels, names)
 end
 
 local function evaluate_session(session, dataset, options)
@@ -212,20 +240,21 @@ local function evaluate_session(session, dataset, options)
   local answers, truncated
   answers, truncated, code = answer_all(session, rows, options, labels)
   if not answers then return nil, truncated, code end
-  local predictions = predictions_of(rows, answers)
-  local metrics, compared = measure(predictions, labels, options.metrics)
+  local likelihood = options.mode == "both" and assess_likelihood(rows, answers, labels, options.metrics) or nil
+  local result = assess(rows, answers, labels, options.metrics)
   if options.predictions then
     local ok, message
-    ok, message, code = write_predictions(options.predictions, predictions)
+    ok, message, code = write_predictions(options.predictions, result.predictions)
     if not ok then return nil, message, code end
   end
-  return {
+  local told = {
     experiment_id = session.experiment_id, adapter_name = options.adapter_name or session.adapter_name,
-    metrics = metrics, samples = #rows, evaluated_at = experiment.now(), mode = options.mode, base = options.base,
-    dataset = info.name, split = info.split, split_asked = options.split or "test", source = info.source,
-    checkpoint = options.checkpoint, truncated = truncated, classes = compared.classes, confusion = compared.confusion,
-    correct = compared.correct, predictions = predictions, predictions_path = options.predictions,
+    samples = #rows, evaluated_at = experiment.now(), mode = options.mode, base = options.base, dataset = info.name,
+    split = info.split, split_asked = options.split or "test", source = info.source, checkpoint = options.checkpoint,
+    truncated = truncated, predictions_path = options.predictions, likelihood = likelihood,
   }
+  for key, value in pairs(told) do result[key] = value end
+  return result
 end
 
 ---@class crucible.lora.EvaluationResult
@@ -234,7 +263,9 @@ end
 ---@field metrics table<string, number>
 ---@field samples integer
 ---@field evaluated_at string  UTC
----@field mode "generate"|"likelihood"
+---@field mode "generate"|"likelihood"|"both"
+---@field likelihood table?    mode "both": metrics, correct, classes, confusion, predictions by likelihood; the
+--- fields above are by generation
 ---@field base boolean         the lora was left out
 ---@field split string?        read
 ---@field split_asked string   asked for; a data set may have another in its place

@@ -10,6 +10,7 @@ local generation = {}
 ---@field logprobs number[]   of each token under the model, before temperature and filters
 ---@field finish "stop"|"length"  an end token or a stop text; or max_tokens
 ---@field prompt_tokens integer
+---@field scores number[]?    log-probability of each choice after the prompt, where choices were given
 
 ---@class crucible.lora.TokenEvent
 ---@field prompt integer   number of the prompt
@@ -57,15 +58,30 @@ local function completion(row, trim)
   local text = row.stream.text
   return {
     text = trim and text:match("^%s*(.-)%s*$") or text, tokens = row.tokens, logprobs = row.logprobs,
-    finish = row.finish, prompt_tokens = row.prompt_tokens,
+    finish = row.finish, prompt_tokens = row.prompt_tokens, scores = row.scores,
   }
 end
 
-local function decode_all(running, rows, tokenizer, on_token)
+-- A step that begins prompts begins nothing else: where the first event's row has no scores yet,
+-- the choices of all its prompts are scored on the keys that are there now.
+local function score_begun(running, events, rows, choices)
+  if not choices or rows[events[1].prompt].scores then return true end
+  local theirs = {}
+  for i, event in ipairs(events) do theirs[i] = choices[event.prompt] end
+  local scores, message, code = running:score(theirs)
+  if not scores then return nil, message, code end
+  for i, event in ipairs(events) do rows[event.prompt].scores = scores[i] end
+  return true
+end
+
+local function decode_all(running, rows, tokenizer, on_token, choices)
   while true do
     local events, message, code = running:step()
     if message then return nil, message, code end
     if not events then return true end
+    local ok
+    ok, message, code = score_begun(running, events, rows, choices)
+    if not ok then return nil, message, code end
     for _, event in ipairs(events) do
       local row = rows[event.prompt]
       if not row.finish then
@@ -92,8 +108,9 @@ end
 ---@param prompts integer[][]
 ---@param params table  of lora.sampling_params
 ---@param on_token fun(event: crucible.lora.TokenEvent)?
+---@param choices integer[][][]?  choices[i][c]: ids to be scored after prompt i
 ---@return crucible.lora.Completion[]? completions, string? message, string? code
-function generation.sample(session, prompts, params, on_token)
+function generation.sample(session, prompts, params, on_token, choices)
   local rows = {}
   for i, prompt in ipairs(prompts) do
     if #prompt == 0 then errors.raise("session:sample: prompt %d is empty", i) end
@@ -104,7 +121,7 @@ function generation.sample(session, prompts, params, on_token)
   if not running then return nil, message, code end
   local guard <close> = running -- an on_token that raises must not leave it running
   local ok
-  ok, message, code = decode_all(guard, rows, session.tokenizer, on_token)
+  ok, message, code = decode_all(guard, rows, session.tokenizer, on_token, choices)
   if not ok then return nil, message, code end
   for i, row in ipairs(rows) do rows[i] = completion(row, params.trim) end
   return rows

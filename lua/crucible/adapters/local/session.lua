@@ -170,31 +170,6 @@ end
 
 -- ---- sampling ------------------------------------------------------------------------------
 
---- A completion for each prompt (texts or lists of ids; a single text is one prompt). Parameters
---- as lora.sampling_params takes them. `on_token` hears each token as it comes. Fails with
---- "context_overflow" when a prompt and max_tokens do not fit.
----@param prompts string|(string|integer[])[]
----@param params table?
----@param on_token fun(event: crucible.lora.TokenEvent)?
----@return crucible.lora.Completion[]? completions, string? message, string? code
-function Session:sample(prompts, params, on_token)
-  handle(self)
-  if type(prompts) == "string" then prompts = { prompts } end
-  if type(prompts) ~= "table" then
-    errors.raise("session:sample: expected a list of prompts, got %s", schema.show(prompts))
-  end
-  if on_token ~= nil and not schema.callable.read(on_token) then
-    errors.raise("session:sample: on_token must be a function, got %s", schema.show(on_token))
-  end
-  local ids = {}
-  for i, prompt in ipairs(prompts) do ids[i] = self.tokenizer:prompt_ids(prompt) end
-  return generation.sample(self, ids, experiment.sampling_params(params), on_token)
-end
-
-local score_options = schema.new("session:score", {
-  { name = "base", default = false, check = schema.boolean, doc = "leave the lora out" },
-})
-
 -- Ids of each choice after a prompt; the seam's space is added where the prompt is text.
 local function choice_ids(self, prompt, choices)
   local ids = {}
@@ -210,6 +185,47 @@ local function choice_ids(self, prompt, choices)
   return ids
 end
 
+-- Ids of the choices after each prompt: one list of choices for all prompts, or a list for each.
+local function continuations_of(self, caller, prompts, choices)
+  local each = type(choices[1]) == "table" and type(choices[1][1]) ~= "number"
+  if each and #choices ~= #prompts then
+    errors.raise("%s: %d prompts and %d lists of choices", caller, #prompts, #choices)
+  end
+  local continuations = {}
+  for i, prompt in ipairs(prompts) do
+    continuations[i] = choice_ids(self, prompt, each and choices[i] or choices)
+  end
+  return continuations
+end
+
+--- A completion for each prompt (texts or lists of ids; a single text is one prompt). Parameters
+--- as lora.sampling_params takes them. `on_token` hears each token as it comes. Fails with
+--- "context_overflow" when a prompt and max_tokens do not fit.
+---@param prompts string|(string|integer[])[]
+---@param params table?
+---@param on_token fun(event: crucible.lora.TokenEvent)?
+---@param choices string[]|integer[][]|string[][]?  as session:score takes them: each completion then has `scores`,
+--- from the same run of its prompt
+---@return crucible.lora.Completion[]? completions, string? message, string? code
+function Session:sample(prompts, params, on_token, choices)
+  handle(self)
+  if type(prompts) == "string" then prompts = { prompts } end
+  if type(prompts) ~= "table" then
+    errors.raise("session:sample: expected a list of prompts, got %s", schema.show(prompts))
+  end
+  if on_token ~= nil and not schema.callable.read(on_token) then
+    errors.raise("session:sample: on_token must be a function, got %s", schema.show(on_token))
+  end
+  local ids = {}
+  for i, prompt in ipairs(prompts) do ids[i] = self.tokenizer:prompt_ids(prompt) end
+  local continuations = choices and continuations_of(self, "session:sample", prompts, choices)
+  return generation.sample(self, ids, experiment.sampling_params(params), on_token, continuations)
+end
+
+local score_options = schema.new("session:score", {
+  { name = "base", default = false, check = schema.boolean, doc = "leave the lora out" },
+})
+
 --- Log-probability of each choice after each prompt, summed over the choice's tokens:
 --- scores[i][c]. Choices are texts or lists of ids, one list for all prompts; or, with a list of
 --- lists of texts, one for each.
@@ -219,15 +235,9 @@ end
 ---@return number[][]? scores, string? message, string? code
 function Session:score(prompts, choices, options)
   local given = score_options:resolve(options)
-  local each = type(choices[1]) == "table" and type(choices[1][1]) ~= "number"
-  if each and #choices ~= #prompts then
-    errors.raise("session:score: %d prompts and %d lists of choices", #prompts, #choices)
-  end
-  local ids, continuations = {}, {}
-  for i, prompt in ipairs(prompts) do
-    ids[i] = self.tokenizer:prompt_ids(prompt)
-    continuations[i] = choice_ids(self, prompt, each and choices[i] or choices)
-  end
+  local continuations = continuations_of(self, "session:score", prompts, choices)
+  local ids = {}
+  for i, prompt in ipairs(prompts) do ids[i] = self.tokenizer:prompt_ids(prompt) end
   if #ids == 0 then return {} end
   return handle(self):score(ids, continuations, { base = given.base })
 end
