@@ -12,7 +12,7 @@ local path = models.smollm2()
 
 local function piece(list, index, size) return { table.unpack(list, (index - 1) * size + 1, index * size) } end
 
-describe("SmolLM2-135M-Instruct", function()
+describe("SmolLM2-135M-Instruct #slow", function()
   if not path then
     pending("its file was not fetched: scripts/fetch_model smollm2-135m-instruct")
     return
