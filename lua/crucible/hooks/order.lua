@@ -48,19 +48,20 @@ end
 --- step after step.
 ---@return fun(by_name: table<string, any>): { name: string, place: crucible.hooks.Place }[]
 function order.remembering()
-  local known, count = {}, -1
-  return function(by_name)
-    local found = 0
+  local list, known = {}, {}
+  local function is_known(by_name)
+    local count = 0
     for name in pairs(by_name) do
-      if not known[name] then found = -1 break end
-      found = found + 1
+      if not known[name] then return false end
+      count = count + 1
     end
-    if found ~= count then
-      known = order.sorted(by_name)
-      count = #known
-      for _, entry in ipairs(known) do known[entry.name] = true end
-    end
-    return known
+    return count == #list
+  end
+  return function(by_name)
+    if is_known(by_name) then return list end
+    list, known = order.sorted(by_name), {}
+    for _, entry in ipairs(list) do known[entry.name] = true end
+    return list
   end
 end
 

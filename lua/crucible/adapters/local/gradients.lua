@@ -88,7 +88,7 @@ local function figures(self, distribution)
   local found = measured.list[self.index]
   if found and (found.magnitudes or not distribution) then return found end
   found = must(session.core:statistics("gradient", {
-    name = self.name, quantiles = distribution and DISTRIBUTION.quantiles, magnitudes = distribution,
+    name = self.name, quantiles = distribution and DISTRIBUTION.quantiles or nil, magnitudes = distribution,
   }))
   measured.list[self.index] = found
   return found
