@@ -93,7 +93,8 @@ int32_t cr_sample(float *logits, size_t vocabulary, const cr_sampling_params *pa
     for (size_t v = 0; v < vocabulary; v++)
         sum += exp((double)logits[v] - (double)largest);
     double lse = (double)largest + log(sum);
-    if (params->temperature <= 0) {
+    /* Weights that ran away leave nothing to draw from; the log-probability, NaN, tells. */
+    if (params->temperature <= 0 || !isfinite(lse)) {
         *logprob = (float)((double)logits[best] - lse);
         return best;
     }

@@ -16,7 +16,8 @@ typedef struct cr_candidate {
 } cr_candidate;
 
 /* logits [vocabulary] are overwritten. candidates [vocabulary] is work space. *logprob is of the
- * chosen token under the plain softmax of the logits. */
+ * chosen token under the plain softmax of the logits: NaN where the logits are no numbers, and then the
+ * choice is greedy. */
 int32_t cr_sample(float *logits, size_t vocabulary, const cr_sampling_params *params, cr_rng *rng,
                   cr_candidate *candidates, const cr_kernels *kernels, float *logprob);
 
