@@ -73,7 +73,6 @@ class Reference:
         reader = GGUFReader(path)
         field = lambda key: reader.fields["tokenizer.ggml." + key].contents()
         tokens, types = field("tokens"), field("token_type")
-        self.name = name
         self.tokenizer = Tokenizer(
             models.BPE(
                 vocab={token: i for i, token in enumerate(tokens)},
@@ -367,7 +366,7 @@ def every_code_point():
 
 class Tally:
     def __init__(self):
-        self.rows = self.records = self.tokens = self.apart = self.bad = self.lost = 0
+        self.records = self.tokens = self.apart = self.bad = self.lost = 0
 
     def add(self, title, records, expected, got):
         """expected[i] is None where only the way back is checked."""
