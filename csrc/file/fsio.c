@@ -143,12 +143,14 @@ static int sync_parent(const char *path)
 struct cr_writer {
     int fd;        /* -1 after a failure: the temporary file is gone already */
     char *path;    /* the target */
+    char *folder;  /* that holds it; ready before the rename, after which no memory may be asked for */
     char *scratch; /* the temporary name beside it */
 };
 
 static int writer_free(cr_writer *writer, int code)
 {
     cr_free(writer->path);
+    cr_free(writer->folder);
     cr_free(writer->scratch);
     cr_free(writer);
     return code;
@@ -206,7 +208,8 @@ int cr_writer_open(cr_writer **out, const char *path)
         return CR_ENOMEM;
     writer->fd = -1;
     writer->path = cr_strdup(path);
-    int code = writer->path ? create_scratch(writer) : CR_ENOMEM;
+    writer->folder = parent_of(path);
+    int code = writer->path && writer->folder ? create_scratch(writer) : CR_ENOMEM;
     if (code < 0)
         return writer_free(writer, code);
     *out = writer;
@@ -254,7 +257,7 @@ static int publish(cr_writer *writer)
         unlink(writer->scratch);
         return code;
     }
-    return sync_parent(writer->path);
+    return cr_sync_folder(writer->folder);
 }
 
 int cr_writer_commit(cr_writer *writer)
@@ -327,12 +330,14 @@ int cr_make_folder(const char *path)
 
 int cr_rename(const char *from, const char *to)
 {
-    if (rename(from, to) != 0) {
-        char what[512];
-        snprintf(what, sizeof what, "rename to %s", to);
-        return fail_system(from, what);
-    }
-    return sync_parent(to);
+    char *folder = parent_of(to);
+    if (!folder)
+        return CR_ENOMEM;
+    char what[512];
+    snprintf(what, sizeof what, "rename to %s", to);
+    int code = rename(from, to) != 0 ? fail_system(from, what) : cr_sync_folder(folder);
+    cr_free(folder);
+    return code;
 }
 
 static bool is_dots(const char *name)
