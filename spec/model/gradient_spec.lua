@@ -108,9 +108,9 @@ end
 
 for _, name in ipairs({ "tiny", "tiny_untied" }) do
   describe("the gradients of " .. name, function()
-    it("are what finite differences find, for every matrix", function() check_all(name) end)
+    it("are what finite differences find, for every matrix #slow", function() check_all(name) end)
 
-    it("are that with dropout too", function() check_all(name, { dropout = 0.3, seed = 5 }) end)
+    it("are that with dropout too #slow", function() check_all(name, { dropout = 0.3, seed = 5 }) end)
 
     for _, target in ipairs(ALL) do
       it("are that when " .. target .. " alone is trained", function() check_all(name, { targets = { target } }) end)
@@ -235,7 +235,7 @@ describe("dropout", function()
     assert.equal(loss(plain), loss(dropped))
   end)
 
-  it("keeps the branch's size on average", function()
+  it("keeps the branch's size on average #slow", function()
     local session <close> = open("tiny", { dropout = 0.3 })
     local plain <close> = open("tiny")
     local expected, total, draws = loss(plain), 0.0, 200
