@@ -15,13 +15,21 @@ local function batch(n, heads, head_size, neighbours)
   return p
 end
 
+local function f32(x) return (string.unpack("<f", string.pack("<f", x))) end
+
+-- Frequencies and angles are rounded to f32 as PyTorch rounds them.
+local function angle_of(p, position, pair)
+  local frequency = f32(1 / f32(p.base ^ f32(2 * pair / p.head_size)))
+  if p.factors then frequency = f32(frequency / p.factors[pair + 1]) end
+  return f32(position * frequency)
+end
+
 local function plain(p)
   local out, half = lists.slice(p.x, 1, #p.x), p.head_size // 2
   for i = 0, p.n - 1 do
     for h = 0, p.heads - 1 do
       for pair = 0, half - 1 do
-        local frequency = p.base ^ (-2 * pair / p.head_size) / (p.factors and p.factors[pair + 1] or 1)
-        local angle = p.positions[i + 1] * frequency * (p.backward and -1 or 1)
+        local angle = angle_of(p, p.positions[i + 1], pair) * (p.backward and -1 or 1)
         local head = i * (p.stride or p.heads * p.head_size) + h * p.head_size + 1
         local a = head + (p.neighbours and 2 * pair or pair)
         local b = a + (p.neighbours and 1 or half)
