@@ -13,7 +13,7 @@ local lora = crucible.lora
 
 local options = schema.new("demo", {
   { name = "model", default = "smollm2-135m-instruct", check = schema.string, doc = "name or path of the base model" },
-  { name = "steps", default = 40, check = schema.integer { min = 1 }, doc = "optimiser steps at most" },
+  { name = "steps", default = 36, check = schema.integer { min = 1 }, doc = "optimiser steps at most" },
   { name = "epochs", check = schema.integer { min = 1 },
     doc = "times through the 505 rows; default: what steps takes" },
   { name = "batch_size", default = 8, check = schema.integer { min = 1 }, doc = "rows a step" },
