@@ -15,7 +15,7 @@
 #include "base/base.h"
 
 typedef struct cr_gradstat_space {
-    uint32_t *gathered; /* [longest + 1] */
+    uint32_t *gathered; /* [longest] */
     uint32_t *kept;     /* [longest] */
     uint32_t *starts;   /* [buckets + 1] */
     uint8_t *slots;     /* [buckets] */

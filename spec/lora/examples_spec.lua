@@ -24,6 +24,9 @@ describe("the example", function()
     { "demo.lua", "--model " .. tiny .. " --steps 2 --limit-dev 4 --threads 1",
       { "Before", "After", "Loss by step", "SciFact dev", "accuracy  macro-F1", "base model, by likelihood",
         "best checkpoint: " } },
+    { "gradient_research.lua", "--model " .. tiny .. " --steps 4 --freeze 1 --threads 1",
+      { "Gradients by layer, step 4", "By projection", "Magnitudes", "gradient noise scale",
+        "step 2: freeze layers.2 by", "effective rank of the branches: ", "picture: " } },
     { "learning_curve.lua", "--model " .. tiny .. " --seeds 2 --epochs 1 --limit 16 --limit-dev 4 --threads 1",
       { "seed  epoch 1", "mean" } },
   } do

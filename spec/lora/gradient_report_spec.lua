@@ -85,6 +85,54 @@ describe("the report", function()
   end)
 end)
 
+describe("the picture", function()
+  -- Names of elements in the order in which they are closed; fails on what is not well formed.
+  local function elements(svg)
+    local open_elements, count = {}, {}
+    for slash, name, attributes, empty in svg:gmatch "<(/?)([%a]+)([^<>]-)(/?)>" do
+      if slash == "/" then
+        assert.equal(table.remove(open_elements), name)
+      else
+        assert.equal(0, select(2, attributes:gsub('"', "")) % 2, attributes)
+        count[name] = (count[name] or 0) + 1
+        if empty == "" then open_elements[#open_elements + 1] = name end
+      end
+    end
+    assert.same({}, open_elements)
+    return count
+  end
+
+  it("is one well-formed SVG with a cell for each layer and step", function()
+    local session <close> = open()
+    local one = hooks.new { hooks = four }
+    run(session, one)
+    local svg = one:picture { title = 'a <b> & "c"' }
+    local count = elements(svg)
+    assert.equal(1, count.svg)
+    assert.truthy(svg:find("a &lt;b&gt; &amp; &quot;c&quot;", 1, true))
+    assert.is_true(count.rect > 2 * 3 * 4)
+    for _, title in ipairs { "Norm by layer", "Update beside weights", "Magnitudes of all" } do
+      assert.truthy(svg:find(title, 1, true))
+    end
+    assert.is_nil(svg:find "nan")
+    assert.is_nil(svg:find "inf")
+  end)
+
+  it("stands even where nothing was measured, or only NaN", function()
+    assert.truthy(hooks.new():picture():find("nothing was measured", 1, true))
+    local session <close> = open()
+    local one = hooks.new { hooks = { { "plant", function(info)
+      local values = {}
+      for i = 1, #info.gradients[B] do values[i] = 0 / 0 end
+      info.gradients[B]:add_(values)
+    end }, "norm", "distribution", "flow", "health" }, buffer_size = 1 }
+    local _, message = hooked.try(session, one)
+    assert.truthy(message:find("3 steps in a row", 1, true))
+    elements(one:picture())
+    assert.truthy(one:report():find(B .. ": nonfinite, 3 times, first at step 1, last at step 3", 1, true))
+  end)
+end)
+
 describe("the data of a report", function()
   it("is series by layer and step", function()
     local session <close> = open()

@@ -174,17 +174,15 @@ function actions.scale(info, factor)
   return { factor = factor }
 end
 
-function actions.freeze(info, names) return { names = info.session:freeze(names) } end
+local function listed(names) return type(names) == "table" and names or { names } end
+
+function actions.freeze(info, names) return { names = info.session:freeze(names), asked = listed(names) } end
 
 -- This step's gradient reads zero already: an update now would move weights by their moments alone.
 function actions.thaw(info, names)
   info.thaw = info.thaw or {}
-  local done = {}
-  for _, name in ipairs(type(names) == "table" and names or { names }) do
-    info.thaw[#info.thaw + 1] = name
-    done[#done + 1] = name
-  end
-  return { names = done }
+  table.move(listed(names), 1, #listed(names), #info.thaw + 1, info.thaw)
+  return { names = listed(names), asked = listed(names) }
 end
 
 local action_names = { "freeze", "scale", "skip", "stop", "thaw" }
@@ -336,6 +334,11 @@ function Hooks:report(options) return gradient_report.text(self, options) end
 --- Data for a page or a picture: steps, layers, norms and update ratios by layer and step, histograms.
 ---@return crucible.lora.GradientData
 function Hooks:data() return self.history:data() end
+
+--- A picture of them as SVG: heat maps by layer and step.
+---@param options { title: string? }?
+---@return string
+function Hooks:picture(options) return require("crucible.lora.gradient_picture").svg(self:data(), options) end
 
 function Hooks:__tostring()
   return ("crucible.gradient_hooks(%s; %d steps seen)"):format(table.concat(self:names(), ", "), self.kept)

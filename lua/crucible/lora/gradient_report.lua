@@ -351,7 +351,7 @@ end
 
 local function show_action(action)
   local what = action.factor and (" × %.4g"):format(action.factor) or ""
-  if action.names then what = " " .. table.concat(action.names, ", ") end
+  if action.asked then what = " " .. table.concat(action.asked, ", ") end
   return ("step %s: %s by %s, %s"):format(tostring(action.step), action.action .. what, action.hook,
     (action.point:gsub("_", " ")))
 end
