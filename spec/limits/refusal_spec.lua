@@ -114,6 +114,15 @@ describe("a batch", function()
     assert.is_true(before == state(session))
   end)
 
+  it("has no loss of a negative or absent scale", function()
+    local rows = { { tokens = { 1, 2, 3 } } }
+    expect.fails("argument", "the loss's scale must be a number not below 0, got -1",
+      session:forward_backward(rows, { scale = -1 }))
+    expect.raises("scale: expected a number other than 0", session.forward_backward, session, rows, { scale = 0 })
+    expect.raises("scale: expected a finite number", session.forward_backward, session, rows, { scale = 0 / 0 })
+    assert.is_true(before == state(session))
+  end)
+
   it("of the whole context is accepted, on any layout", function()
     for _, recompute in ipairs({ false, true }) do
       local other <close> = tiny_model.session({ recompute = recompute, micro_batch_tokens = 100 })
