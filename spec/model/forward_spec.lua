@@ -43,7 +43,9 @@ for _, name in ipairs({ "tiny", "tiny_untied" }) do
     end)
 
     it("have the same bits at any number of threads, in pieces of any size and in training", function()
-      local ways = { { threads = 0 }, { threads = 2 }, { threads = 3 }, { micro_batch_tokens = 1 }, { recompute = true } }
+      local ways = {
+        { threads = 0 }, { threads = 2 }, { threads = 3 }, { micro_batch_tokens = 1 }, { recompute = true },
+      }
       for _, options in ipairs(ways) do
         local other <close> = open(name, options)
         local result = assert(other:forward_backward(batch(), { logprobs = true }))
