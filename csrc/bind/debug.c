@@ -10,6 +10,7 @@
 #include "base/base.h"
 #include "base/parallel.h"
 #include "include/crucible_lua.h"
+#include "text/pretokenize.h"
 
 #ifdef CR_DEBUG_BINDING
 
@@ -107,6 +108,27 @@ static int cancel_every(lua_State *L)
     return 0;
 }
 
+/* ---- text ------------------------------------------------------------------------- */
+
+/* pretokenize(name, text): bytes of each piece. */
+static int pretokenize(lua_State *L)
+{
+    size_t length, count = 0, start = 0;
+    const char *name = luaL_checkstring(L, 1), *text = luaL_checklstring(L, 2, &length);
+    bind_box *box = bind_push_box(L, NULL);
+    size_t *ends = NULL;
+    int code = cr_pretokenize(&ends, &count, name, text, length);
+    box->memory = ends;
+    if (code < 0)
+        return bind_failure(L, code);
+    lua_createtable(L, (int)(count < 1024 ? count : 1024), 0);
+    for (size_t i = 0; i < count; start = ends[i++]) {
+        lua_pushinteger(L, (lua_Integer)(ends[i] - start));
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
 /* ---- the module -------------------------------------------------------------------- */
 
 static const luaL_Reg functions[] = {
@@ -117,6 +139,8 @@ static const luaL_Reg functions[] = {
     /* sessions */
     {"write", write_any},
     {"cancel_every", cancel_every},
+    /* text */
+    {"pretokenize", pretokenize},
     {NULL, NULL},
 };
 
@@ -127,6 +151,9 @@ int luaopen_crucible_core_debug(lua_State *L)
     lua_newtable(L);
     luaL_setfuncs(L, bind_debug_math_functions, 0);
     lua_setfield(L, -2, "math");
+    lua_newtable(L);
+    luaL_setfuncs(L, bind_debug_tensor_functions, 0);
+    lua_setfield(L, -2, "tensor");
     return 1;
 }
 
