@@ -13,6 +13,7 @@ local PUBLIC_HEADERS = { ["include/crucible.h"] = true, ["include/crucible_lua.h
 local SEES_EVERY_FLOOR = { -- specs reach kernels through these
   ["csrc/bind/debug.c"] = true,
   ["csrc/bind/debug_math.c"] = true,
+  ["csrc/bind/debug_tensor.c"] = true,
 }
 local ALSO_SEES = { ["csrc/bind/fs.c"] = "file" } -- durable files and digests for Lua
 
@@ -49,6 +50,7 @@ local CORE_USERS = {
   ["lua/crucible/init.lua"] = true,
   ["lua/crucible/model.lua"] = true,
   ["lua/crucible/models.lua"] = true,
+  ["lua/crucible/tensor/graph.lua"] = true,
   ["lua/crucible/tokenizer.lua"] = true,
   ["lua/crucible/fs.lua"] = true,
 }

@@ -163,6 +163,14 @@ void *cr_alloc(size_t bytes)
     return block;
 }
 
+void *cr_alloc_plain(size_t bytes)
+{
+    void *block = bytes <= SIZE_MAX / 2 && may_allocate() ? malloc(bytes ? bytes : 1) : NULL;
+    if (!block)
+        cr_fail(CR_ENOMEM, "out of memory: %zu bytes were asked for", bytes);
+    return block;
+}
+
 void *cr_calloc(size_t count, size_t size)
 {
     size_t bytes;

@@ -68,6 +68,11 @@ bool cr_size_add(size_t *out, size_t a, size_t b);
  * counted and can be made to fail (cr_memory_* below). */
 void *cr_alloc(size_t bytes);
 void *cr_calloc(size_t count, size_t size);
+
+/* The same, 16-byte aligned: for large blocks that come and go. malloc gives a freed block to the
+ * next request of its size; aligned requests are larger than what they leave behind, so that the
+ * heap of the GNU C library grows with each. */
+void *cr_alloc_plain(size_t bytes);
 void *cr_realloc(void *block, size_t old_bytes, size_t new_bytes);
 char *cr_strdup(const char *text);
 

@@ -205,14 +205,14 @@ int bind_get(lua_State *L, int index, const char *name)
     return lua_rawget(L, index);
 }
 
-static void new_list(lua_State *L, size_t count)
+void bind_new_list(lua_State *L, size_t count)
 {
     lua_createtable(L, count < INT_MAX ? (int)count : INT_MAX, 0);
 }
 
 void bind_push_ids(lua_State *L, const int32_t *values, size_t count)
 {
-    new_list(L, count);
+    bind_new_list(L, count);
     for (size_t i = 0; i < count; i++) {
         lua_pushinteger(L, values[i]);
         lua_rawseti(L, -2, (lua_Integer)i + 1);
@@ -221,7 +221,7 @@ void bind_push_ids(lua_State *L, const int32_t *values, size_t count)
 
 void bind_push_floats(lua_State *L, const float *values, size_t count)
 {
-    new_list(L, count);
+    bind_new_list(L, count);
     for (size_t i = 0; i < count; i++) {
         lua_pushnumber(L, (lua_Number)values[i]);
         lua_rawseti(L, -2, (lua_Integer)i + 1);
@@ -230,7 +230,7 @@ void bind_push_floats(lua_State *L, const float *values, size_t count)
 
 void bind_push_doubles(lua_State *L, const double *values, size_t count)
 {
-    new_list(L, count);
+    bind_new_list(L, count);
     for (size_t i = 0; i < count; i++) {
         lua_pushnumber(L, (lua_Number)values[i]);
         lua_rawseti(L, -2, (lua_Integer)i + 1);

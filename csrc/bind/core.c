@@ -1,5 +1,5 @@
 /* core.c: luaopen_crucible_core: the classes and functions of the module, by file. */
-#include "bind/bind.h"
+#include "bind/tensor.h"
 
 #include <lualib.h>
 
@@ -45,6 +45,7 @@ static const bind_class *const classes[] = {
     &bind_tokenizer_class,  /* tokenizer.c */
     &bind_session_class,    /* session.c, parameter.c, gradient.c */
     &bind_generation_class, /* generation.c */
+    &bind_tensor_class,     /* tensor.c, tensor_ops.c */
 };
 
 #ifdef CR_DEBUG_BINDING
@@ -67,6 +68,11 @@ int luaopen_crucible_core(lua_State *L)
     lua_newtable(L);
     luaL_setfuncs(L, bind_fs_functions, 0);
     lua_setfield(L, -2, "fs");
+    lua_newtable(L);
+    luaL_setfuncs(L, bind_tensor_functions, 0);
+    luaL_setfuncs(L, bind_tensor_op_functions, 0);
+    bind_tensor_families(L);
+    lua_setfield(L, -2, "tensor");
     lua_pushliteral(L, CR_VERSION);
     lua_setfield(L, -2, "_VERSION");
 #ifdef CR_DEBUG_BINDING

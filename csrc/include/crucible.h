@@ -511,6 +511,10 @@ CR_API void cr_loan_close(cr_loan *loan);
 CR_API int cr_tensor_borrow(cr_tensor **out, int type, int rank, const size_t *shape, void *data,
                             cr_loan *loan);
 
+/* The gradient of matrix `index` [rows, columns], f32, where it lies. Gone with the next
+ * optim_step, zero_gradients, failed forward_backward or the session's end. */
+CR_API int cr_session_gradient_tensor(cr_tensor **out, cr_session *session, size_t index);
+
 typedef struct cr_tensor_info {
     int type; /* CR_F32, CR_F64 */
     int rank;
@@ -541,9 +545,11 @@ CR_API int cr_tensor_expand(cr_tensor **out, const cr_tensor *tensor, int rank,
 CR_API int cr_tensor_slice(cr_tensor **out, const cr_tensor *tensor, int axis, size_t start,
                            size_t count, size_t step);
 
-/* A view where the tensor is contiguous, else a copy. */
+/* A view where the tensor is contiguous or where only axes of size 1 come or go, else a copy. */
 CR_API int cr_tensor_reshape(cr_tensor **out, const cr_tensor *tensor, int rank,
                              const size_t *shape);
+
+/* A view where the tensor is contiguous, else a copy. */
 CR_API int cr_tensor_contiguous(cr_tensor **out, const cr_tensor *tensor);
 
 /* A contiguous copy, converted where the type differs. */
@@ -641,8 +647,9 @@ CR_API int cr_tensor_reduce(cr_tensor **out, cr_reduction op, const cr_tensor *x
 CR_API int cr_tensor_extreme(cr_tensor **out, cr_tensor **positions, cr_reduction op,
                              const cr_tensor *x, int axis, bool keep, int first);
 
-/* Summed over the axes along which `shape` was broadcast to x's. */
-CR_API int cr_tensor_sum_to(cr_tensor **out, const cr_tensor *x, int rank, const size_t *shape);
+/* Summed over the axes along which the shape of `like` was broadcast to x's, in the type of `like`:
+ * what belongs to `like` of a slope of x. */
+CR_API int cr_tensor_sum_to(cr_tensor **out, const cr_tensor *x, const cr_tensor *like);
 
 /* dy [x's shape with `axis` 1] · product of the other values along the axis. */
 CR_API int cr_tensor_prod_slope(cr_tensor **out, const cr_tensor *dy, const cr_tensor *x, int axis);

@@ -215,8 +215,9 @@ function Session:norm(name, which) end
 ---@field quantiles number[]?   at most 16, each from 0 to 1; exact, linear between order statistics
 ---@field magnitudes boolean?
 
---- Statistics of a list of numbers or of a string of 4-byte floats, NaN and infinities among them.
----@param values number[]|string
+--- Statistics of a list of numbers, a string of 4-byte floats or an array of core.tensor (as f32), NaN and
+--- infinities among them.
+---@param values number[]|string|crucible.core.Array
 ---@param options crucible.core.StatisticsOptions?
 ---@return crucible.core.Statistics? statistics, string? message, string? code
 function core.statistics(values, options) end
@@ -237,15 +238,22 @@ function Session:scale_gradient(name, factor) end
 --- Adds factor · values to a matrix's gradient; nothing to a frozen one.
 ---@param name string
 ---@param factor number
----@param values number[]|string  as many as the matrix has; a string of 4-byte floats
+---@param values number[]|string|crucible.core.Array  as many as the matrix has; a string of 4-byte floats
 ---@return true
 function Session:add_gradient(name, factor, values) end
 
 --- Σ gradient · values, in double.
 ---@param name string
----@param values number[]|string
+---@param values number[]|string|crucible.core.Array
 ---@return number
 function Session:dot_gradient(name, values) end
+
+--- A matrix's gradient as an array of core.tensor [rows, columns], f32: a copy or, borrowed, the session's own
+--- memory, which is gone with the next optim_step or zero_gradients.
+---@param name string
+---@param borrowed boolean?
+---@return crucible.core.Array? array, string? message, string? code
+function Session:gradient_tensor(name, borrowed) end
 
 --- Freezes a matrix or, with false, thaws it: a frozen one keeps value and moments, its gradient reads zero.
 ---@param name string
@@ -454,5 +462,251 @@ function core.fs.is_terminal(stream) end
 --- Peak resident memory of this process in bytes.
 ---@return integer
 function core.fs.peak_memory() end
+
+---@class crucible.core.Array  a dense array of f32 or f64; crucible.tensor is the face for everyday use
+--- Its functions are those of core.tensor. It has __gc and __close; tostring says type and count.
+
+---@class crucible.core.tensor  arrays in C: values, shapes and slopes; lua/crucible/tensor puts differentiation around them
+---@field unary table<string, fun(x: crucible.core.Array): crucible.core.Array>  neg abs sign exp expm1 log log1p sqrt sin cos asin acos tanh sigmoid relu softplus
+---@field unary_slope table<string, fun(dy: crucible.core.Array, x: crucible.core.Array, y: crucible.core.Array): crucible.core.Array>  dy times the derivative of unary[name] at x, where it is y
+---@field binary table<string, fun(a: crucible.core.Array|number, b: crucible.core.Array|number): crucible.core.Array>  add sub mul div pow maximum minimum eq ne lt le gt ge pow_base_slope pow_exponent_slope; one may be a number
+---@field reduce table<string, fun(x: crucible.core.Array, axis: integer?, keep: boolean?): crucible.core.Array>  sum mean prod max min norm1 norm2
+---@field softmax table<string, fun(x: crucible.core.Array, axis: integer): crucible.core.Array>  softmax log_softmax logsumexp (which keeps the axis with size 1)
+---@field softmax_slope table<string, fun(dy: crucible.core.Array, x: crucible.core.Array, y: crucible.core.Array, axis: integer): crucible.core.Array>
+--- Arguments of a wrong type raise; everything else (shapes that do not fit, a closed array, one whose
+--- memory was lent and is gone, no memory) returns nil, message, code. dtype is "f32" or "f64". Axes,
+--- positions and indices count from 1, axes and indices also back from -1.
+core.tensor = {}
+
+--- An array of nested lists of numbers or booleans, or of one number.
+---@param values table|number
+---@param dtype string
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.new(values, dtype) end
+
+--- The same value everywhere.
+---@param shape integer[]
+---@param value number
+---@param dtype string
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.full(shape, value, dtype) end
+
+--- start, start + step, ...: count values.
+---@param start number
+---@param step number
+---@param count integer
+---@param dtype string
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.range(start, step, count, dtype) end
+
+--- Random numbers, the same for the same seed, dtype and count. distribution: "uniform" in [0, 1) or "normal".
+---@param shape integer[]
+---@param distribution string
+---@param seed integer
+---@param dtype string
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.random(shape, distribution, seed, dtype) end
+
+--- Releases the array; views of it keep their memory. Closing twice is fine.
+---@param x crucible.core.Array
+function core.tensor.close(x) end
+
+--- The values as nested lists; of rank 0 as a number.
+---@param x crucible.core.Array
+---@return table|number|nil values, string? message, string? code
+function core.tensor.totable(x) end
+
+--- Sizes of the axes.
+---@param x crucible.core.Array
+---@return integer[]? shape, string? message, string? code
+function core.tensor.shape(x) end
+
+--- dtype, rank, number of values, whether they lie row after row, whether the memory is lent by somebody else.
+---@param x crucible.core.Array
+---@return string? dtype, integer|string rank_or_message, integer|string count_or_code, boolean contiguous, boolean borrowed
+function core.tensor.info(x) end
+
+--- A number that changes with every write into the array's memory, through whatever view.
+---@param x crucible.core.Array
+---@return integer? version, string? message, string? code
+function core.tensor.version(x) end
+
+--- One value, by a position on every axis.
+---@param x crucible.core.Array
+---@param ... integer
+---@return number? value, string? message, string? code
+function core.tensor.item(x, ...) end
+
+--- A view of the whole.
+---@param x crucible.core.Array
+---@return crucible.core.Array? view, string? message, string? code
+function core.tensor.view(x) end
+
+--- A view with the axes in another order: axis i is axes[i] of x.
+---@param x crucible.core.Array
+---@param axes integer[]
+---@return crucible.core.Array? view, string? message, string? code
+function core.tensor.permute(x, axes) end
+
+--- A view in which axes of size 1, and new ones in front, have the given sizes.
+---@param x crucible.core.Array
+---@param shape integer[]
+---@return crucible.core.Array? view, string? message, string? code
+function core.tensor.expand(x, shape) end
+
+--- The values in another shape: a view where x is contiguous or only axes of size 1 come or go, else a copy.
+---@param x crucible.core.Array
+---@param shape integer[]
+---@return crucible.core.Array? view, string? message, string? code
+function core.tensor.reshape(x, shape) end
+
+--- A view of positions first to last of an axis, counted as string.sub does, step apart.
+---@param x crucible.core.Array
+---@param axis integer
+---@param first integer
+---@param last integer
+---@param step integer
+---@return crucible.core.Array? view, string? message, string? code
+function core.tensor.slice(x, axis, first, last, step) end
+
+--- A view where x is contiguous, else a copy.
+---@param x crucible.core.Array
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.contiguous(x) end
+
+--- A contiguous copy of the given dtype.
+---@param x crucible.core.Array
+---@param dtype string
+---@return crucible.core.Array? copy, string? message, string? code
+function core.tensor.copy(x, dtype) end
+
+--- Sets every value, in place.
+---@param x crucible.core.Array
+---@param value number
+---@return crucible.core.Array? x, string? message, string? code
+function core.tensor.fill(x, value) end
+
+--- Multiplies every value, in place.
+---@param x crucible.core.Array
+---@param factor number
+---@return crucible.core.Array? x, string? message, string? code
+function core.tensor.scale(x, factor) end
+
+--- Takes over the values of source, which broadcasts, in place.
+---@param x crucible.core.Array
+---@param source crucible.core.Array
+---@return crucible.core.Array? x, string? message, string? code
+function core.tensor.assign(x, source) end
+
+--- Adds factor times source, which broadcasts, in place.
+---@param x crucible.core.Array
+---@param source crucible.core.Array
+---@param factor number
+---@return crucible.core.Array? x, string? message, string? code
+function core.tensor.add(x, source, factor) end
+
+--- a where the condition is not 0, else b.
+---@param condition crucible.core.Array
+---@param a crucible.core.Array
+---@param b crucible.core.Array
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.where(condition, a, b) end
+
+--- x kept between low and high.
+---@param x crucible.core.Array
+---@param low number
+---@param high number
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.clamp(x, low, high) end
+
+--- dy where x lies between low and high, else 0.
+---@param dy crucible.core.Array
+---@param x crucible.core.Array
+---@param low number
+---@param high number
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.clamp_slope(dy, x, low, high) end
+
+--- The "max" or "min" along an axis (nil: of all, in row-major order) and the position of the first such value.
+---@param x crucible.core.Array
+---@param name string
+---@param axis integer?
+---@param keep boolean?
+---@return crucible.core.Array? values, crucible.core.Array|string positions_or_message, string? code
+function core.tensor.extreme(x, name, axis, keep) end
+
+--- x summed over the axes along which `like` was broadcast to its shape, in the dtype of `like`.
+---@param x crucible.core.Array
+---@param like crucible.core.Array
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.sum_to(x, like) end
+
+--- dy times the product of the other values along the axis (nil: of all).
+---@param dy crucible.core.Array
+---@param x crucible.core.Array
+---@param axis integer?
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.prod_slope(dy, x, axis) end
+
+--- The matrix product over the last two axes; the others broadcast, vectors count as row or column.
+---@param a crucible.core.Array
+---@param b crucible.core.Array
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.matmul(a, b) end
+
+--- Values along an axis by positions, which have x's sizes on the other axes.
+---@param x crucible.core.Array
+---@param axis integer
+---@param positions crucible.core.Array
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.gather(x, axis, positions) end
+
+--- Values along an axis by one list of positions.
+---@param x crucible.core.Array
+---@param axis integer
+---@param positions crucible.core.Array
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.select(x, axis, positions) end
+
+--- A copy of x with source added where gather would read it.
+---@param x crucible.core.Array
+---@param axis integer
+---@param positions crucible.core.Array
+---@param source crucible.core.Array
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.scatter_add(x, axis, positions, source) end
+
+--- A copy of x with source added where select would read it.
+---@param x crucible.core.Array
+---@param axis integer
+---@param positions crucible.core.Array
+---@param source crucible.core.Array
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.select_add(x, axis, positions, source) end
+
+--- Positions of the values that are not 0, in row-major order.
+---@param x crucible.core.Array
+---@return crucible.core.Array? positions, string? message, string? code
+function core.tensor.nonzero(x) end
+
+--- Sums along an axis from its start to each place, or from each place to its end.
+---@param x crucible.core.Array
+---@param axis integer
+---@param from_end boolean?
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.cumsum(x, axis, from_end) end
+
+--- Values in order along an axis and where they came from; equal ones keep their order, NaN comes last.
+---@param x crucible.core.Array
+---@param axis integer
+---@param descending boolean?
+---@return crucible.core.Array? values, crucible.core.Array|string positions_or_message, string? code
+function core.tensor.sort(x, axis, descending) end
+
+--- Arrays one after another along an axis.
+---@param list crucible.core.Array[]
+---@param axis integer
+---@return crucible.core.Array? array, string? message, string? code
+function core.tensor.concat(list, axis) end
 
 return core

@@ -9,6 +9,7 @@ local rooms = {
   lora = "crucible.lora",
   model = "crucible.model",
   models = "crucible.models",
+  tensor = "crucible.tensor",
   tokenizer = "crucible.tokenizer",
 }
 
@@ -17,6 +18,7 @@ local rooms = {
 ---@field lora crucible.lora            experiments, sessions, training, evaluation
 ---@field model crucible.model          crucible.model(name_or_path) opens a base model
 ---@field models crucible.models        names of models and where their files lie
+---@field tensor crucible.tensor        tensors with reverse-mode differentiation, for losses and statistics
 ---@field tokenizer crucible.tokenizer  crucible.tokenizer(name_or_path)
 return setmetatable(crucible, {
   __index = function(self, name)

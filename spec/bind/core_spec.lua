@@ -21,6 +21,9 @@ local function live_functions()
     if type(value) == "function" then found["core." .. name] = true end
   end
   for name in pairs(core.fs) do found["core.fs." .. name] = true end
+  for name, value in pairs(core.tensor) do
+    if type(value) == "function" then found["core.tensor." .. name] = true end
+  end
   for _, class in ipairs(CLASSES) do
     local metatable = debug.getregistry()["crucible." .. class:lower()]
     for name in pairs(metatable.__index) do found[class .. ":" .. name] = true end
@@ -49,10 +52,10 @@ local function missing(from, other)
 end
 
 describe("crucible.core", function()
-  it("has a version, and no fields but functions, fs and _VERSION", function()
+  it("has a version, and no fields but functions, fs, tensor and _VERSION", function()
     assert.matches("^%d+%.%d+%.%d+$", core._VERSION)
     for name, value in pairs(core) do
-      assert.truthy(type(value) == "function" or name == "fs" or name == "_VERSION", name)
+      assert.truthy(type(value) == "function" or name == "fs" or name == "tensor" or name == "_VERSION", name)
     end
   end)
 
