@@ -1,7 +1,7 @@
 /* debug.c: crucible.core.debug: what specs alone need: the counted allocator, and floors below
  * crucible.h that have no other way to Lua. Only in builds with CR_DEBUG_BINDING. */
 #define _DEFAULT_SOURCE /* setitimer */
-#include "bind/bind.h"
+#include "bind/tensor.h"
 
 #include <signal.h>
 #include <string.h>
