@@ -196,6 +196,7 @@ int bind_session_statistics(lua_State *L); /* gradient.c */
 int bind_session_scale_gradient(lua_State *L);
 int bind_session_add_gradient(lua_State *L);
 int bind_session_dot_gradient(lua_State *L);
+int bind_session_gradient_tensor(lua_State *L);
 int bind_session_freeze(lua_State *L);
 int bind_session_frozen(lua_State *L);
 int bind_session_clip(lua_State *L);

@@ -1,5 +1,5 @@
 /* gradient.c: gradients of a session measured, changed and watched; statistics of any values. */
-#include "bind/bind.h"
+#include "bind/tensor.h"
 
 #include <math.h>
 #include <string.h>
@@ -21,7 +21,7 @@ static double check_finite(lua_State *L, int arg)
     return value;
 }
 
-/* ---- values: a list of numbers or a string of f32 ------------------------------------- */
+/* ---- values: a list of numbers, a string of f32 or a tensor --------------------------- */
 
 typedef struct values {
     const float *at;
@@ -54,9 +54,22 @@ static values read_list(lua_State *L, int arg)
     return (values){copy, count};
 }
 
+static values read_tensor(lua_State *L, int arg)
+{
+    cr_tensor_info info;
+    if (cr_tensor_describe(bind_tensor(L, arg), &info) < 0)
+        luaL_argerror(L, arg, cr_error_message());
+    float *copy = bind_space(L, info.count, sizeof *copy);
+    if (cr_tensor_read(bind_tensor(L, arg), CR_F32, copy) < 0)
+        luaL_argerror(L, arg, cr_error_message());
+    return (values){copy, info.count};
+}
+
 /* Any numbers, NaN and infinities among them; the work space stays on the stack. */
 static values read_values(lua_State *L, int arg)
 {
+    if (lua_type(L, arg) == LUA_TUSERDATA)
+        return read_tensor(L, arg);
     return lua_type(L, arg) == LUA_TSTRING ? read_bytes(L, arg) : read_list(L, arg);
 }
 
@@ -259,6 +272,24 @@ int bind_session_dot_gradient(lua_State *L)
     int code = cr_session_dot_gradient(session_core(L), index, given, &product);
     lua_pushnumber(L, (lua_Number)product);
     return bind_result(L, code);
+}
+
+/* gradient_tensor(name, borrowed): a copy or, borrowed, the session's own memory. */
+int bind_session_gradient_tensor(lua_State *L)
+{
+    session_core(L);
+    bind_result_tensor result = bind_new_tensor(L, 3);
+    size_t index = index_of(L, 2, luaL_checkstring(L, 2));
+    bool borrowed = lua_toboolean(L, 3) != 0;
+    cr_tensor *lent = NULL;
+    int code = cr_session_gradient_tensor(&lent, session_core(L), index);
+    if (code == CR_OK && !borrowed) {
+        code = cr_tensor_copy(&result.made, lent, CR_F32);
+        cr_tensor_close(lent);
+    } else {
+        result.made = lent;
+    }
+    return bind_tensor_result(L, &result, code);
 }
 
 int bind_session_freeze(lua_State *L)

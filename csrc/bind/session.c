@@ -372,6 +372,7 @@ static const luaL_Reg methods[] = {
     {"scale_gradient", bind_session_scale_gradient},
     {"add_gradient", bind_session_add_gradient},
     {"dot_gradient", bind_session_dot_gradient},
+    {"gradient_tensor", bind_session_gradient_tensor},
     {"freeze", bind_session_freeze},
     {"frozen", bind_session_frozen},
     {"clip", bind_session_clip},

@@ -300,7 +300,7 @@ void cr_session_zero_gradients(cr_session *session)
 {
     memset(session->lora.gradients, 0, session->lora.floats * sizeof(float));
     session->window_datums = 0;
-    cr_watch_forget_pieces(session);
+    cr_watch_zeroed(session);
 }
 
 uint64_t cr_session_step(const cr_session *session)

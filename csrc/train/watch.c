@@ -47,6 +47,7 @@ void cr_watch_free(cr_watch *watch)
     if (!watch)
         return;
     forget(watch, CR_WATCH_UPDATES | CR_WATCH_PIECES | CR_WATCH_TURNS);
+    cr_loan_close(watch->loan);
     for (int i = 0; i < watch->space_count; i++)
         cr_gradstat_space_free(&watch->spaces[i]);
     cr_free(watch->spaces);
@@ -215,8 +216,10 @@ int cr_watch_piece(cr_session *session, const cr_datum *datums, size_t count)
     return CR_OK;
 }
 
-void cr_watch_forget_pieces(cr_session *session)
+void cr_watch_zeroed(cr_session *session)
 {
+    if (session->watch && session->watch->loan)
+        cr_loan_end(session->watch->loan);
     if (!watching(session, CR_WATCH_PIECES))
         return;
     session->watch->piece_count = 0;
@@ -275,4 +278,28 @@ int cr_session_turns(cr_session *session, double *out, double *overall)
                                    : NAN;
     watch->has_previous = true;
     return CR_OK;
+}
+
+/* ---- loans -------------------------------------------------------------------------------------------------- */
+
+static int loan_of(cr_session *session, cr_loan **out)
+{
+    cr_watch *watch = cr_watch_of(session);
+    if (!watch)
+        return CR_ENOMEM;
+    if (!watch->loan)
+        CR_TRY(cr_loan_create(&watch->loan, "its gradient was used by an update or zeroed"));
+    *out = watch->loan;
+    return CR_OK;
+}
+
+int cr_session_gradient_tensor(cr_tensor **out, cr_session *session, size_t index)
+{
+    cr_parameter parameter;
+    cr_loan *loan;
+    *out = NULL;
+    CR_TRY(cr_session_parameter(session, index, &parameter));
+    CR_TRY(loan_of(session, &loan));
+    size_t shape[] = {(size_t)parameter.rows, (size_t)parameter.columns};
+    return cr_tensor_borrow(out, CR_F32, 2, shape, parameter.gradient, loan);
 }

@@ -1,5 +1,5 @@
 /* watch.h: what a session keeps beside training when somebody asked for it: weights before an update,
- * gradients of the previous step, norms of single pieces, room for statistics.
+ * gradients of the previous step, norms of single pieces, room for statistics, gradients on loan.
  *
  * What it is not: part of a step. A session that was asked for nothing has no cr_watch, and each function
  * here returns at once.
@@ -26,6 +26,7 @@ typedef struct cr_watch {
     cr_statistics *statistics; /* [matrices] */
     cr_gradstat_space *spaces; /* [threads] */
     int space_count;
+    cr_loan *loan; /* of gradients shown as tensors; NULL before the first */
 } cr_watch;
 
 void cr_watch_free(cr_watch *watch);
@@ -37,6 +38,6 @@ cr_watch *cr_watch_of(cr_session *session);
 int cr_watch_piece(cr_session *session, const cr_datum *datums, size_t count);
 void cr_watch_before_update(cr_session *session);
 void cr_watch_after_update(cr_session *session);
-void cr_watch_forget_pieces(cr_session *session);
+void cr_watch_zeroed(cr_session *session);
 
 #endif

@@ -13,6 +13,8 @@ local function expect_parts(text, parts)
   for _, part in ipairs(parts) do assert.truthy(text:find(part, 1, true), part .. " in:\n" .. text) end
 end
 
+local without_runs = { ["flat_loop.lua"] = true, ["gradient_surgery.lua"] = true }
+
 describe("the example", function()
   after_each(temp.clean)
 
@@ -27,11 +29,13 @@ describe("the example", function()
     { "gradient_research.lua", "--model " .. tiny .. " --steps 4 --freeze 1 --threads 1",
       { "Gradients by layer, step 4", "By projection", "Magnitudes", "gradient noise scale",
         "step 2: freeze layers.2 by", "effective rank of the branches: ", "picture: " } },
+    { "gradient_surgery.lua", "--model " .. tiny .. " --steps 2 --threads 1",
+      { "plain sum", "PCGrad", "steps in conflict", "at the last step" } },
     { "learning_curve.lua", "--model " .. tiny .. " --seeds 2 --epochs 1 --limit 16 --limit-dev 4 --threads 1",
       { "seed  epoch 1", "mean" } },
   } do
     it(case[1] .. " runs", function()
-      local runs = case[1] == "flat_loop.lua" and "" or " --runs " .. temp.folder()
+      local runs = without_runs[case[1]] and "" or " --runs " .. temp.folder()
       local text, ended_well = run(("lua5.4 examples/%s %s%s"):format(case[1], case[2], runs))
       assert.is_true(ended_well, text)
       expect_parts(text, case[3])

@@ -101,6 +101,95 @@ describe("views of gradients", function()
   end)
 end)
 
+describe("gradients as tensors", function()
+  it("are copies that outlive the step", function()
+    local session <close> = open()
+    local gradient = with_gradients(session)[B]
+    local values, copy = gradient:totable(), gradient:tensor()
+    assert.same({ "f32", 32, 4 }, { copy:dtype(), copy:shape() })
+    copy:scale_(2)
+    assert.same(values, gradient:totable())
+    assert(session:optim_step())
+    assert.equal(2 * values[1], copy:item(1, 1))
+  end)
+
+  it("borrowed, are the gradient itself: what is written goes through, and the figures follow", function()
+    local session <close> = open()
+    local gradient = with_gradients(session)[B]
+    local norm, borrowed = gradient:norm(), gradient:tensor { borrow = true }
+    borrowed:scale_(2)
+    assert.is_true(math.abs(gradient:norm() - 2 * norm) < 1e-9 * norm)
+    borrowed:slice(1, 1, 16):zero_()
+    assert.is_true(gradient:stats().sparsity >= 0.5)
+    borrowed:zero_()
+    assert.equal(0, gradient:norm())
+    session:measure_gradients()
+    borrowed:fill_(1)
+    session:measure_gradients()
+    assert.equal(math.sqrt(#gradient), gradient:norm())
+    assert(session:optim_step())
+    assert.is_true(session:weight_norm(B) > 0)
+  end)
+
+  it("borrowed, are gone with it, and so is every view of them", function()
+    local session = open()
+    local function lend()
+      local borrowed = with_gradients(session)[B]:tensor { borrow = true }
+      return { borrowed, borrowed:transpose(1, 2), borrowed:slice(1, 2, 3) }
+    end
+    local kept = {}
+    for i, finish in ipairs { session.optim_step, session.zero_gradients, session.close } do
+      kept[i] = lend()
+      finish(session)
+    end
+    for _, tensors in ipairs(kept) do
+      for _, one in ipairs(tensors) do
+        expect.raises("tensor is gone: its gradient was used by an update or zeroed", one.sum, one)
+        expect.raises("tensor is gone", one.totable, one)
+      end
+    end
+  end)
+
+  it("are added and multiplied as lists are", function()
+    local session <close> = open()
+    local gradient = with_gradients(session)[B]
+    local values, copy = gradient:totable(), gradient:tensor()
+    assert.equal(gradient:dot(values), gradient:dot(copy))
+    assert.equal(gradient:dot(values), gradient:dot(gradient))
+    assert.equal(0, gradient:add_(copy, -1):norm())
+    assert.equal(gradient, gradient:add_(copy:transpose(1, 2):contiguous():transpose(1, 2), 2))
+    assert.is_true(math.abs(gradient:dot(copy) - 2 * copy:to("f64"):norm():item() ^ 2) < 1e-6)
+    expect.raises(B .. " has 128 values, got 64", gradient.add_, gradient, copy:slice(1, 1, 16))
+    copy:close()
+    expect.raises("tensor is closed", gradient.dot, gradient, copy)
+    expect.raises('unknown option "borrowed"; did you mean "borrow"?', gradient.tensor, gradient, { borrowed = true })
+  end)
+
+  it("serve surgery: PCGrad's joined gradient goes against neither term", function()
+    local session <close> = open()
+    local first = {}
+    for name, gradient in pairs(with_gradients(session)) do first[name] = gradient:tensor() end
+    session:zero_gradients()
+    -- A second term in conflict with the first: its opposite and something of its own.
+    assert(session:forward_backward { { tokens = { 5, 9, 13, 200, 17, 21 } } })
+    local second, across, own, others = {}, 0, 0, 0
+    for name, gradient in pairs(session:gradients()) do
+      second[name] = gradient:add_(first[name], -0.5):tensor()
+      across, own = across + gradient:dot(first[name]), own + gradient:norm() ^ 2
+      others = others + (first[name]:to "f64" ^ 2):sum():item()
+    end
+    assert.is_true(across < 0)
+    local with_first, with_second = 0, 0
+    for name, gradient in pairs(session:gradients()) do
+      gradient:scale(1 - across / own):add_(first[name], 1 - across / others)
+      with_first, with_second = with_first + gradient:dot(first[name]), with_second + gradient:dot(second[name])
+    end
+    assert.is_true(with_first > 0 and with_second > 0)
+    assert.is_true(math.abs(with_first - (others - across ^ 2 / own)) < 1e-4 * others)
+    assert.is_true(math.abs(with_second - (own - across ^ 2 / others)) < 1e-4 * own)
+  end)
+end)
+
 describe("a session's gradients", function()
   it("are frozen and thawed by whole names or their beginnings", function()
     local session <close> = open()

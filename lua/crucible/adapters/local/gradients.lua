@@ -70,6 +70,16 @@ function gradients.changed(session, index)
   end
 end
 
+--- Ends what views and tensors stand for: the gradients were used or zeroed.
+---@param session crucible.Session
+function gradients.gone(session)
+  session.gradient_age = session.gradient_age + 1
+  session.measured, session.lent = nil, nil
+end
+
+-- A matrix whose memory was lent to a tensor may change at any time.
+local function is_lent(session, index) return session.lent and session.lent[index] end
+
 local function live(self)
   local session = self.session
   if session.closed then errors.raise("gradient of %s: its session is closed", self.name) end
@@ -81,6 +91,7 @@ end
 
 local function figures(self, distribution)
   local session = live(self)
+  if is_lent(session, self.index) then gradients.changed(session, self.index) end
   local measured = session.measured
   if not measured or (distribution and not measured.distribution and not measured.touched) then
     measured = measure(session, distribution)
@@ -134,6 +145,27 @@ function Gradient:histogram()
   }
 end
 
+local tensor_options = schema.new("gradient:tensor", {
+  { name = "borrow", default = false, check = schema.boolean,
+    doc = "the engine's own memory instead of a copy: writing goes through; gone with the gradient" },
+})
+
+local function array_of(self, borrow) return must(live(self).core:gradient_tensor(self.name, borrow)) end
+
+--- The values as a tensor [rows, columns] of f32: a copy or, with borrow, the gradient itself. A
+--- borrowed tensor, and every view of it, refuses to be used once the gradient is gone.
+---@param options { borrow: boolean? }?
+---@return crucible.Tensor
+function Gradient:tensor(options)
+  local borrow = tensor_options:resolve(options).borrow
+  local array = array_of(self, borrow)
+  if borrow then
+    self.session.lent = self.session.lent or {}
+    self.session.lent[self.index] = true
+  end
+  return require("crucible.tensor").wrap(array)
+end
+
 --- A copy as a flat list, row after row.
 ---@return number[]
 function Gradient:totable() return live(self).core:read(self.name, "gradient") end
@@ -162,9 +194,9 @@ function Gradient:zero_() return self:scale(0) end
 -- Numbers of another gradient, a tensor or a list, as the engine takes them.
 local function numbers_of(self, method, other)
   local meta = getmetatable(other)
-  if meta == Gradient then return other:totable() end
+  if meta == Gradient then return array_of(other, true) end
   if type(other) == "table" and not meta then return other end
-  if type(meta) == "table" and meta.__index and other.totable then return other:totable() end
+  if type(other) == "table" and meta.__name == "crucible.tensor" then return other.array end
   return errors.raise("gradient of %s: %s takes a gradient, a tensor or a list of numbers, got %s", self.name, method,
     schema.show(other))
 end
@@ -234,7 +266,7 @@ end
 --- then answer from what was found.
 ---@param distribution boolean?
 function methods:measure_gradients(distribution)
-  local measured = open(self).measured
+  local measured = not self.lent and open(self).measured
   if measured and not measured.touched and (measured.distribution or not distribution) then return end
   measure(self, distribution or false)
 end

@@ -132,7 +132,7 @@ function Session:forward_backward(batch, loss_fn, options)
   local found, message, code = handle(self):forward_backward(batch, { scale = scale, logprobs = given.logprobs })
   gradients.changed(self)
   if not found then
-    self.gradient_age = self.gradient_age + 1 -- the engine drops what was added before a failure
+    gradients.gone(self) -- the engine drops what was added before a failure
     return nil, message, code
   end
   return {
@@ -149,16 +149,14 @@ end
 function Session:optim_step(adam_params)
   local found, message, code = handle(self):optim_step(adam_params or config.adam_params(self.config))
   if not found then return nil, message, code end
-  self.gradient_age = self.gradient_age + 1
-  gradients.changed(self)
+  gradients.gone(self)
   return found
 end
 
 --- Drops the gradients added so far.
 function Session:zero_gradients()
   handle(self):zero_gradients()
-  self.gradient_age = self.gradient_age + 1
-  gradients.changed(self)
+  gradients.gone(self)
 end
 
 --- Views of the gradients added so far, by name; they end with the next optim_step.
