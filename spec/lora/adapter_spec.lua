@@ -63,6 +63,7 @@ for _, engine in ipairs(engines) do
       assert.is_true(lora.adapter.check(lora.adapter.find "local"))
       local session <close> = open()
       assert.is_true(lora.adapter.check_session(session))
+      assert.is_true(lora.adapter.check_gradients(session))
     end)
 
     it("fills the session's fields", function()
@@ -346,7 +347,9 @@ describe("an adapter", function()
   end)
 
   it("has a line of doc for each member", function()
-    for _, list in ipairs { adapter.functions, adapter.session_fields, adapter.session_methods } do
+    for _, list in ipairs {
+      adapter.functions, adapter.session_fields, adapter.session_methods, adapter.gradient_methods,
+    } do
       for _, member in ipairs(list) do assert.is_true(#member.doc > 5, member.name) end
     end
   end)

@@ -1,5 +1,6 @@
 -- Where hooks stand in a step, what their actions do, what happens when they raise, and that looking
 -- changes nothing.
+local console = require "crucible.callbacks.console"
 local crucible = require "crucible"
 local expect = require "spec.support.expect"
 local hooked = require "spec.support.hooked"
@@ -16,6 +17,16 @@ local function norm_of(gradients)
   local squares = 0
   for _, gradient in pairs(gradients) do squares = squares + gradient:norm() ^ 2 end
   return math.sqrt(squares)
+end
+
+-- What the console says of a step.
+local function console_of(event)
+  local stream = io.tmpfile()
+  local report = console.new { mode = "plain", every = 1, stream = stream }
+  report.on_train_begin { step = 0, total_steps = 9, steps_per_epoch = 9, run_dir = "x" }
+  report.on_step_end(event)
+  stream:seek "set"
+  return stream:read "a"
 end
 
 describe("points", function()
@@ -50,6 +61,7 @@ describe("actions", function()
     local picky = { "picky", function(info) return info.step >= 2 and { action = "skip" } or nil end }
     local events, results = events_of(session, { picky }, { epochs = 2 })
     for step, event in ipairs(events) do assert.equal(step > 1 and "picky" or nil, event.skipped_by) end
+    assert.truthy(console_of(events[2]):find("skipped by hook picky", 1, true))
     assert.equal("finished", results.status) -- no patience is lost on a hook's choice
     assert.equal(7, results.skipped_steps)
     assert.equal(1, session.core:step())
@@ -217,7 +229,7 @@ describe("a run without hooks", function()
 
   it("is what an engine without gradients gives, said before any work", function()
     local session <close> = open()
-    session.clip_gradients, session.engine = false, "remote"
+    session.clip_gradients, session.engine = false, "remote" -- as an engine that has no such method
     expect.raises("gradient hooks need an engine that gives gradients; the remote engine does not", hooked.try, session,
       { "norm" })
   end)

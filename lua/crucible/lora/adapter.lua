@@ -61,6 +61,25 @@ adapter.session_methods = {
   { name = "close", doc = "() releases everything; safe to call twice" },
 }
 
+--- What a session offers besides if its engine gives gradients; gradient hooks need it.
+---@type crucible.lora.adapter.Member[]
+adapter.gradient_methods = {
+  { name = "matrices", doc = "() → { name, layer, target, matrix, rows, columns } each, first layer first" },
+  { name = "measure_gradients", doc = "(distribution) measures all gradients at once; views answer from it" },
+  { name = "measured_gradients", doc = "() → name → figures found so far, which outlive the step" },
+  { name = "clip_gradients", doc = "(max_grad_norm) → norm before, factor; what optim_step would do, made visible" },
+  { name = "scale_gradients", doc = "(factor) multiplies all gradients" },
+  { name = "freeze", doc = "(names) → whole names; they keep value and moments, their gradients read 0" },
+  { name = "thaw", doc = "(names) → whole names; they are trained again" },
+  { name = "frozen", doc = "() → names" },
+  { name = "watch", doc = '({ "updates", "pieces", "turns" }) what to keep an eye on; {} = nothing' },
+  { name = "updates", doc = "() → name → { change, before, ratio } of the last update" },
+  { name = "pieces", doc = "() → { norm, rows, supervised } of each micro-batch since the last update" },
+  { name = "turns", doc = "() → name → cosine with the gradient of the call before, and that of all" },
+  { name = "weight_norm", doc = "(name) → norm of a matrix's weights" },
+  { name = "spectrum", doc = "(name) → singular_values, effective_rank, stable_rank of a branch" },
+}
+
 local function missing(object, members, kind)
   local names = {}
   for _, member in ipairs(members) do
@@ -89,6 +108,14 @@ function adapter.check_session(session)
   table.move(missing(session, adapter.session_methods, "function"), 1, #adapter.session_methods, #names + 1, names)
   if #names == 0 then return true end
   return nil, "the session lacks: " .. table.concat(names, ", "), names
+end
+
+--- Whether a session gives gradients: true; else nil and a message that names the engine.
+---@param session table
+---@return true? ok, string? message
+function adapter.check_gradients(session)
+  if #missing(session, adapter.gradient_methods, "function") == 0 then return true end
+  return nil, ("gradient hooks need an engine that gives gradients; the %s engine does not"):format(session.engine)
 end
 
 --- The adapter of a name, or the table itself, checked. Raises on an unknown name and on a table

@@ -5,6 +5,7 @@
 --
 -- A step that is skipped ends at the point where that was decided. Gradients are clipped where they lie
 -- only if a hook stands after clipping; the update's bytes are the same either way.
+local adapter = require "crucible.lora.adapter"
 local errors = require "crucible.errors"
 local gradient_hooks = require "crucible.lora.gradient_hooks"
 local gradient_report = require "crucible.lora.gradient_report"
@@ -17,18 +18,11 @@ local gradient_points = {}
 local Points = {}
 Points.__index = Points
 
--- What an engine must offer beyond the contract of every adapter.
-local needed = {
-  "clip_gradients", "freeze", "frozen", "measure_gradients", "measured_gradients", "thaw", "watch",
-}
-
-local function check_engine(session)
-  for _, name in ipairs(needed) do
-    if not session[name] then
-      errors.raise("gradient hooks need an engine that gives gradients; the %s engine does not",
-        tostring(session.engine))
-    end
-  end
+local function hooks_of(session, specs, options)
+  if gradient_hooks.is(specs) then return specs end
+  return gradient_hooks.new {
+    hooks = specs, experiment_id = session.experiment_id, on_error = options and options.on_hook_error,
+  }
 end
 
 --- The points of a session's steps; specs as gradient_hooks.new takes them, or what it returned. Raises for
@@ -38,13 +32,9 @@ end
 ---@param options { on_hook_error: string? }?
 ---@return crucible.lora.GradientPoints? points, string? message, string? code
 function gradient_points.new(session, specs, options)
-  check_engine(session)
-  local hooks = specs
-  if not gradient_hooks.is(specs) then
-    hooks = gradient_hooks.new {
-      hooks = specs, experiment_id = session.experiment_id, on_error = options and options.on_hook_error,
-    }
-  end
+  local able, reason = adapter.check_gradients(session)
+  if not able then errors.raise("%s", reason) end
+  local hooks = hooks_of(session, specs, options)
   local ok, message, code = session:watch(hooks:watched())
   if not ok then return nil, message, code end
   return setmetatable({ hooks = hooks, session = session }, Points)
