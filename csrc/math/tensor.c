@@ -97,7 +97,7 @@ int cr_tensor_writable(const char *what, const cr_tensor *tensor)
 {
     CR_TRY(cr_tensor_usable(what, tensor));
     for (int i = 0; i < tensor->rank; i++)
-        if (tensor->shape[i] > 1 && tensor->stride[i] == 0)
+        if (tensor->count > 0 && tensor->shape[i] > 1 && tensor->stride[i] == 0)
             return cr_fail(CR_EARG, "%s: an expanded tensor cannot be written; copy it first",
                            what);
     return CR_OK;

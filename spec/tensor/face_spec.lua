@@ -193,12 +193,14 @@ describe("a tensor", function()
       { "item: expected 2 positions, got 1", function() return x:item(1) end },
       { "at: the position is outside of shape [2, 3]", function() return x:item(1, 4) end },
       { "size: shape [2, 3] has no axis 3", function() return x:size(3) end },
-      { "gather: position 4 is not on an axis of 3 (positions count from 1)", function() return x:gather(2, { { 4 }, { 1 } }) end },
+      { "gather: position 4 is not on an axis of 3 (positions count from 1)",
+        function() return x:gather(2, { { 4 }, { 1 } }) end },
       { "gather: position 1.5 is not on an axis", function() return x:gather(2, { { 1.5 }, { 1 } }) end },
       { "gather: positions of shape [1, 1] do not fit [2, 3]: expected the same sizes on the other axes",
         function() return x:gather(2, { { 1 } }) end },
       { "select: position 0 is not on an axis of 2", function() return x:index_select(1, { 0 }) end },
-      { "select: positions of shape [1, 1] do not fit [2, 3]: expected a list", function() return x:index_select(1, { { 1 } }) end },
+      { "select: positions of shape [1, 1] do not fit [2, 3]: expected a list",
+        function() return x:index_select(1, { { 1 } }) end },
       { "gather: expected positions as a list or a tensor, got 1", function() return x:gather(1, 1) end },
       { "scatter_add: expected a source of shape [2, 1], got [2, 2]",
         function() return x:scatter_add(2, { { 1 }, { 1 } }, tensor.zeros { 2, 2 }) end },
@@ -262,7 +264,8 @@ describe("tostring", function()
   it("shows values, type and shape", function()
     assert.equal("tensor(3.5000, f64)", tostring(tensor.new(3.5)))
     assert.equal("tensor([1, 2, 3], f32 [3])", tostring(tensor.new({ 1, 2, 3 }, "f32")))
-    assert.equal("tensor([[  1,  -2],\n        [100,   0]], f64 [2, 2])", tostring(tensor.new { { 1, -2 }, { 100, 0 } }))
+    assert.equal("tensor([[  1,  -2],\n        [100,   0]], f64 [2, 2])",
+      tostring(tensor.new { { 1, -2 }, { 100, 0 } }))
     assert.equal("tensor([[[1],\n         [2]],\n\n        [[3],\n         [4]]], f64 [2, 2, 1])",
       tostring(tensor.new { { { 1 }, { 2 } }, { { 3 }, { 4 } } }))
     assert.equal("tensor([], f64 [2, 0])", tostring(tensor.zeros { 2, 0 }))

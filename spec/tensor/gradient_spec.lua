@@ -71,12 +71,15 @@ end)
 for _, exponent in ipairs { 2, 1, -1, 0.5, 3, 0, -2.5 } do
   case("pow " .. exponent, { positive { 5 } }, function(x) return x ^ exponent end)
 end
-case("pow of a negative base", { input({ 5 }, { bound = 0.9, shift = -1.5 }) }, function(x) return x ^ 3 + x ^ 2 + x ^ -1 end)
+case("pow of a negative base", { input({ 5 }, { bound = 0.9, shift = -1.5 }) }, function(x)
+  return x ^ 3 + x ^ 2 + x ^ -1
+end)
 case("where with numbers", { input { 3, 4 } }, function(x) return tensor.where(x:gt(0), x * 2, -1) end)
 case("a tensor with itself", { positive { 5 } }, function(x) return x * x + x / x - x ^ x end)
 
 -- reductions, along each axis and all
-for _, name in ipairs { "sum", "mean", "prod", "max", "min", "logsumexp", "norm1", "norm2", "norm_inf", "var", "std" } do
+local reductions = { "sum", "mean", "prod", "max", "min", "logsumexp", "norm1", "norm2", "norm_inf", "var", "std" }
+for _, name in ipairs(reductions) do
   local orders = { norm1 = 1, norm2 = 2, norm_inf = math.huge }
   local function reduce(x, axis, keepdims)
     if orders[name] then return x:norm(orders[name], axis, keepdims) end
@@ -141,7 +144,9 @@ case("select of a column", { input { 3, 4 } }, function(x) return x:select(2, 3)
 case("clone", { input { 3 } }, function(x) return x:clone():exp() end)
 case("contiguous", { input { 2, 3 } }, function(x) return x:transpose():contiguous():exp() end)
 case("concat", { input { 2, 3 }, input { 1, 3 } }, function(x, y) return tensor.concat { x, y, x }:exp() end)
-case("concat along axis 2", { input { 2, 3 }, input { 2, 1 } }, function(x, y) return tensor.concat({ x, y }, 2):exp() end)
+case("concat along axis 2", { input { 2, 3 }, input { 2, 1 } }, function(x, y)
+  return tensor.concat({ x, y }, 2):exp()
+end)
 case("stack", { input { 2, 3 }, input { 2, 3 } }, function(x, y) return tensor.stack({ x, y, x }, 2):exp() end)
 case("split", { input { 5, 2 } }, function(x)
   local parts = x:split(2)
@@ -204,8 +209,8 @@ local function evaluate(case_of, values, requires_grad)
     if requires_grad then inputs[i]:retain_grad() end
   end
   local y = case_of.f(table.unpack(inputs))
-  local weights = tensor.new(lists.map(lists.uniform(99, y:count()), function(w) return w + 1.5 end)):reshape { y:shape() }
-  return (y * weights):sum(), inputs
+  local weights = lists.map(lists.uniform(99, y:count()), function(w) return w + 1.5 end)
+  return (y * tensor.new(weights):reshape { y:shape() }):sum(), inputs
 end
 
 local function flat(x) return x:contiguous():flatten():totable() end

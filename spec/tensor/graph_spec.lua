@@ -223,7 +223,8 @@ describe("writing in place", function()
     local x = leaf { 1, 2 }
     local y = x * 2
     expect.raises("scale_: this tensor was computed by mul and gradients depend on its values", y.scale_, y, 2)
-    expect.raises("requires_grad: this tensor was computed by mul; detach() it first", function() y.requires_grad = false end)
+    expect.raises("requires_grad: this tensor was computed by mul; detach() it first",
+      function() y.requires_grad = false end)
   end)
 
   it("makes the gradient that needs the old value raise", function()
@@ -295,7 +296,10 @@ describe("a custom function", function()
   end)
 
   it("may give its argument back", function()
-    local identity = tensor.custom { forward = function(_, x) return x end, backward = function(_, slope) return slope end }
+    local identity = tensor.custom {
+      forward = function(_, x) return x end,
+      backward = function(_, slope) return slope end,
+    }
     local x = leaf { 1, 2 }
     local y = identity(x)
     y:sum():backward()
@@ -334,7 +338,8 @@ describe("a custom function", function()
     expect.raises("my own words", function()
       custom { backward = function() error("my own words", 0) end }(x):sum():backward()
     end)
-    expect.raises("tensor.custom: expected { forward = function, backward = function", tensor.custom, { forward = print })
+    expect.raises("tensor.custom: expected { forward = function, backward = function", tensor.custom,
+      { forward = print })
     assert.is_true((x * 2).requires_grad)
   end)
 end)
