@@ -215,7 +215,7 @@ end
 
 local function flat(x) return x:contiguous():flatten():totable() end
 
-describe("the gradient of", function()
+describe("the gradient of #many", function()
   for number, case_of in ipairs(cases) do
     it(case_of.name .. " is that of finite differences", function()
       local values = {}
@@ -239,7 +239,7 @@ describe("the gradient of", function()
   end
 end)
 
-describe("the list of gradients", function()
+describe("the list of gradients #many", function()
   -- Methods that give positions, truth values, descriptions or write in place.
   local without_gradient = {
     "eq", "ne", "lt", "le", "gt", "ge", "any", "all", "argmax", "argmin", "argsort", "nonzero", "shape", "shape_text",
@@ -259,7 +259,7 @@ describe("the list of gradients", function()
   end)
 end)
 
-describe("the gradient of f32", function()
+describe("the gradient of f32 #many", function()
   -- The same cases in f32 against f64: forward and backward loops of both types.
   for number, case_of in ipairs(cases) do
     it(case_of.name .. " is that of f64, rounded", function()

@@ -5,7 +5,7 @@ local expect = require "spec.support.expect"
 
 local function leaf(values, dtype) return tensor.new(values, { dtype = dtype, requires_grad = true }) end
 
-describe("backward", function()
+describe("backward #many", function()
   it("adds up in grad over paths and calls", function()
     local x = leaf { 1, 2, 3 }
     local y = (x * x + x):sum()
@@ -158,7 +158,7 @@ describe("backward", function()
   end)
 end)
 
-describe("gradients", function()
+describe("gradients #many", function()
   it("are given without touching grad, also of computed tensors", function()
     local x, unused = leaf { 1, 2 }, leaf { 5 }
     local y = x * 3
@@ -172,7 +172,7 @@ describe("gradients", function()
   end)
 end)
 
-describe("no_grad", function()
+describe("no_grad #many", function()
   it("computes without a past and gives back what the function gives", function()
     local x = leaf { 1, 2 }
     local y, second = tensor.no_grad(function(t, more) return t * 2, more end, x, "more")
@@ -218,7 +218,7 @@ describe("no_grad", function()
   end)
 end)
 
-describe("writing in place", function()
+describe("writing in place #many", function()
   it("is refused where the graph would notice", function()
     local x = leaf { 1, 2 }
     local y = x * 2
@@ -251,7 +251,7 @@ describe("writing in place", function()
   end)
 end)
 
-describe("a custom function", function()
+describe("a custom function #many", function()
   local double = tensor.custom {
     name = "double",
     forward = function(_, x) return x * 2 end,

@@ -199,7 +199,8 @@ describe("the loops of every instruction set", function()
               or math.abs(got - value) <= slack * math.max(math.abs(value), 1)
             if not same then
               local other = y and (y[i] or y[1]) or "-"
-              error(("%s of %s (%s) in %s %s: expected %.17g, got %.17g"):format(name, x[i], other, set, dtype, value, got))
+              error(("%s of %s (%s) in %s %s: expected %.17g, got %.17g"):format(name, x[i], other, set, dtype,
+                value, got))
             end
           end
         end

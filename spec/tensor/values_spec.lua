@@ -62,7 +62,7 @@ local functions = {
   softplus = function(x) return math.max(x, 0) + log1p(math.exp(-math.abs(x))) end,
 }
 
-describe("a function of a tensor", function()
+describe("a function of a tensor #many", function()
   for name, f in pairs(functions) do
     it(name .. " gives what the loop gives, in runs of any length", function()
       each_dtype(function(dtype, bound)
@@ -161,7 +161,7 @@ local meetings = {
   { { 2, 1, 1, 2, 1, 3 }, { 2, 2, 1 } }, { { 300 }, { 2, 1 } }, { { 2, 1 }, { 300 } },
 }
 
-describe("an operation on two tensors", function()
+describe("an operation on two tensors #many", function()
   for name, f in pairs(operators) do
     it(name .. " broadcasts both ways", function()
       each_dtype(function(dtype, bound)
@@ -235,7 +235,7 @@ end)
 
 -- ---- views as operands ------------------------------------------------------------------------------
 
-describe("a view", function()
+describe("a view #many", function()
   local x = arrays.uniform(1, { 4, 5, 270 })
   local t = arrays.tensor(x)
   local views = {
@@ -279,7 +279,7 @@ end)
 
 -- ---- in place ---------------------------------------------------------------------------------------------
 
-describe("writing in place", function()
+describe("writing in place #many", function()
   it("fills, scales, adds and assigns", function()
     each_dtype(function(dtype)
       local x = tensor.new({ { 1, 2 }, { 3, 4 } }, dtype)
@@ -336,7 +336,7 @@ local function reduce(name, x, axis, keepdims)
   return (x[name](x, axis, keepdims))
 end
 
-describe("a reduction", function()
+describe("a reduction #many", function()
   for name, f in pairs(reductions) do
     it(name .. " gives what the loop gives, along every axis and of all", function()
       each_dtype(function(dtype, bound)
@@ -448,7 +448,7 @@ describe("a reduction", function()
   end)
 end)
 
-describe("softmax", function()
+describe("softmax #many", function()
   local function softmax_of(list)
     local largest = math.max(table.unpack(list))
     local powers = lists.map(list, function(x) return math.exp(x - largest) end)
@@ -478,7 +478,7 @@ end)
 
 -- ---- order and positions ---------------------------------------------------------------------------------------
 
-describe("sorting", function()
+describe("sorting #many", function()
   local function sorted_places(list, descending)
     local places = {}
     for i = 1, #list do places[i] = i end
@@ -521,7 +521,7 @@ describe("sorting", function()
   end)
 end)
 
-describe("positions", function()
+describe("positions #many", function()
   local x = tensor.new { { 11, 12, 13 }, { 21, 22, 23 } }
 
   it("gather along an axis", function()
@@ -549,7 +549,7 @@ end)
 
 -- ---- products -----------------------------------------------------------------------------------------------------
 
-describe("the matrix product", function()
+describe("the matrix product #many", function()
   it("gives what the loop gives, at every edge of a tile", function()
     each_dtype(function(dtype, bound)
       local sizes = {
