@@ -291,7 +291,9 @@ end
 
 -- ---- remembering ---------------------------------------------------------------------------
 
-local transient = { gradients = true, session = true, point = true, skip = true, stop = true, thaw = true }
+local transient = {
+  gradients = true, session = true, point = true, skip = true, stop = true, thaw = true, measured = true, failure = true,
+}
 
 --- The fields of a step that outlive it.
 ---@param info table

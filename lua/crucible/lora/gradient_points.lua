@@ -78,7 +78,7 @@ end
 function Points:update(info, params, usable)
   info.session, info.gradients, info.max_grad_norm = self.session, self.session:gradients(), params.max_grad_norm
   local going = visit(self, info, "after_backward")
-  info.measured = self.session:measured_gradients()
+  info.measured = info.gradient_stats or self.session:measured_gradients()
   if not usable then return skipped(self, 0 / 0) end
   if not going or info.skip then return skipped(self, (self.session:clip_gradients(0))) end
   if self.hooks:stands_at "after_clipping" then
@@ -90,20 +90,18 @@ function Points:update(info, params, usable)
   return finish(self, info, update)
 end
 
-local not_for_events = { failure = true, measured = true, max_grad_norm = true }
-
 --- Ends a step: what hooks found goes into the loop's event, what they asked for the next step is done.
 ---@param info table
 ---@param event table
 function Points:finish(info, event)
   if info.thaw then self.session:thaw(info.thaw) end
-  for key, value in pairs(gradient_hooks.lasting(info)) do
-    if event[key] == nil and not not_for_events[key] then event[key] = value end
+  local record = gradient_hooks.lasting(info)
+  for key, value in pairs(record) do
+    if event[key] == nil then event[key] = value end
   end
   event.gradients, event.gradient_issues = info.measured, info.gradient_issues or {}
   event.actions = info.actions and #info.actions > 0 and info.actions or nil
-  event.hook_record = gradient_hooks.lasting(info)
-  event.hook_record.measured, event.hook_record.failure = nil, nil
+  event.hook_record = record
 end
 
 --- What telemetry keeps of a step.
