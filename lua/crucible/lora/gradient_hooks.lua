@@ -292,7 +292,8 @@ end
 -- ---- remembering ---------------------------------------------------------------------------
 
 local transient = {
-  gradients = true, session = true, point = true, skip = true, stop = true, thaw = true, measured = true, failure = true,
+  gradients = true, session = true, point = true, measured = true, skip = true, stop = true, thaw = true,
+  failure = true,
 }
 
 --- The fields of a step that outlive it.
