@@ -330,22 +330,31 @@ int cr_tensor_reshape(cr_tensor **out, const cr_tensor *tensor, int rank, const 
 /* ---- copies ------------------------------------------------------------------------- */
 
 typedef struct transfer {
-    void (*move)(void *to, const void *from, size_t count);
+    void (*convert)(void *to, const void *from, size_t count);
+    size_t size; /* bytes a value, where the types are the same */
 } transfer;
 
-static void transfer_run(const void *context, char *const *at, const size_t *step, size_t count)
+static void convert_run(const void *context, char *const *at, const size_t *step, size_t count)
 {
     (void)step;
-    ((const transfer *)context)->move(at[0], at[1], count);
+    ((const transfer *)context)->convert(at[0], at[1], count);
+}
+
+static void move_run(const void *context, char *const *at, const size_t *step, size_t count)
+{
+    size_t size = ((const transfer *)context)->size;
+    cr_copy_strided(at[0], (ptrdiff_t)step[0], at[1], (ptrdiff_t)step[1], size, count);
 }
 
 void cr_tensor_transfer(const cr_tensor *to, const cr_tensor *from)
 {
     const cr_tensor *operands[] = {to, from};
-    transfer context = {cr_tensor_kernels_select(to->type)->convert[from->type]};
+    transfer context = {cr_tensor_kernels_select(to->type)->convert[from->type],
+                        cr_type_size(to->type)};
     cr_walk walk;
     cr_walk_begin(&walk, to->rank, to->shape, operands, 2);
-    cr_walk_over(&walk, transfer_run, &context);
+    walk.strided = to->type == from->type;
+    cr_walk_over(&walk, walk.strided ? move_run : convert_run, &context);
 }
 
 static int copy_as(cr_tensor **out, const char *what, const cr_tensor *tensor, int type)

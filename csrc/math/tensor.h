@@ -117,6 +117,7 @@ typedef struct cr_walk {
     char *data[CR_MAX_OPERANDS];
     size_t size[CR_MAX_OPERANDS]; /* bytes a value */
     bool repeats;                 /* runs take inputs of step 0; else these are written out */
+    bool strided;                 /* runs take any steps, in bytes (as ptrdiff_t) */
 } cr_walk;
 
 /* Every operand broadcasts to the shape; axes that all can take as one are merged. */

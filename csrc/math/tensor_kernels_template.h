@@ -10,7 +10,7 @@
 
 #define SUM_BLOCK 1536    /* values summed without pairs, by three times the lanes of a vector */
 #define TURNING_BLOCK 512 /* values whose sin or cos is libm's together */
-#define FIND_BLOCK 64
+#define FIND_BLOCK 128
 #define EXTREME_BLOCK 512
 #define BINARY_BLOCK 256
 

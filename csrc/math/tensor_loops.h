@@ -334,39 +334,40 @@ static double OWN(prod_fold)(const void *x_, size_t n)
     return n % 2 ? a * b * (double)x[n - 1] : a * b;
 }
 
-static bool OWN(any_nan)(const REAL *x, size_t n)
+/* The first place of NaN, or n. */
+static size_t OWN(find_nan)(const REAL *x, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        if (x[i] != x[i])
-            return true;
-    return false;
+    size_t i = 0;
+    while (i < n && x[i] == x[i])
+        i++;
+    return i;
 }
 
 /* NaN compares with nothing, but a sum times 0 differs from 0 only where NaN, infinities or an
  * overflow went into it: then it is looked for. */
-#define EXTREME(name, operator, start, pragma)                               \
-    static double OWN(name##_fold)(const void *x_, size_t n)                 \
-    {                                                                        \
-        const REAL *x = x_;                                                  \
-        REAL a = start, b = start, c = start, d = start, odd = 0;            \
-        size_t q = n / 4;                                                    \
-        _Pragma(pragma) for (size_t i = 0; i < q; i++)                       \
-        {                                                                    \
-            REAL s = x[i], t = x[q + i], u = x[2 * q + i], v = x[3 * q + i]; \
-            a = s operator a ? s : a;                                        \
-            b = t operator b ? t : b;                                        \
-            c = u operator c ? u : c;                                        \
-            d = v operator d ? v : d;                                        \
-            odd += ((s + t) + (u + v)) * 0;                                  \
-        }                                                                    \
-        a = b operator a ? b : a;                                            \
-        c = d operator c ? d : c;                                            \
-        a = c operator a ? c : a;                                            \
-        for (size_t i = 4 * q; i < n; i++) {                                 \
-            a = x[i] operator a ? x[i] : a;                                  \
-            odd += x[i] * 0;                                                 \
-        }                                                                    \
-        return odd != 0 && OWN(any_nan)(x, n) ? (double)NAN : (double)a;     \
+#define EXTREME(name, operator, start, pragma)                                \
+    static double OWN(name##_fold)(const void *x_, size_t n)                  \
+    {                                                                         \
+        const REAL *x = x_;                                                   \
+        REAL a = start, b = start, c = start, d = start, odd = 0;             \
+        size_t q = n / 4;                                                     \
+        _Pragma(pragma) for (size_t i = 0; i < q; i++)                        \
+        {                                                                     \
+            REAL s = x[i], t = x[q + i], u = x[2 * q + i], v = x[3 * q + i];  \
+            a = s operator a ? s : a;                                         \
+            b = t operator b ? t : b;                                         \
+            c = u operator c ? u : c;                                         \
+            d = v operator d ? v : d;                                         \
+            odd += ((s + t) + (u + v)) * 0;                                   \
+        }                                                                     \
+        a = b operator a ? b : a;                                             \
+        c = d operator c ? d : c;                                             \
+        a = c operator a ? c : a;                                             \
+        for (size_t i = 4 * q; i < n; i++) {                                  \
+            a = x[i] operator a ? x[i] : a;                                   \
+            odd += x[i] * 0;                                                  \
+        }                                                                     \
+        return odd != 0 && OWN(find_nan)(x, n) < n ? (double)NAN : (double)a; \
     }
 
 EXTREME(max, >, (REAL)-INFINITY, "omp simd reduction(max : a, b, c, d) reduction(+ : odd)")
@@ -374,30 +375,27 @@ EXTREME(min, <, (REAL)INFINITY, "omp simd reduction(min : a, b, c, d) reduction(
 
 /* ---- folds of columns --------------------------------------------------------------------- */
 
-/* Four rows at a time: the held values are read and written once for them. */
-#define FOLD_ROWS(name, term, operator)                                                          \
-    static void OWN(name##_rows)(double *held, const void *x_, size_t rows, size_t stride,       \
-                                 size_t n)                                                       \
-    {                                                                                            \
-        const REAL *x = x_;                                                                      \
-        size_t row = 0;                                                                          \
-        for (; row + 4 <= rows; row += 4) {                                                      \
-            const REAL *a = x + row * stride, *b = a + stride, *c = b + stride, *d = c + stride; \
-            _Pragma("omp simd") for (size_t j = 0; j < n; j++)                                   \
-            {                                                                                    \
-                double p = (double)a[j], q = (double)b[j], r = (double)c[j], s = (double)d[j];   \
-                held[j] = held[j] operator(                                                      \
-                    (term(p) operator term(q)) operator(term(r) operator term(s)));              \
-            }                                                                                    \
-        }                                                                                        \
-        for (; row < rows; row++) {                                                              \
-            const REAL *a = x + row * stride;                                                    \
-            _Pragma("omp simd") for (size_t j = 0; j < n; j++)                                   \
-            {                                                                                    \
-                double p = (double)a[j];                                                         \
-                held[j] = held[j] operator term(p);                                              \
-            }                                                                                    \
-        }                                                                                        \
+/* Eight rows at a time: the held values are read and written once for them. */
+#define FOLD_ROWS(name, term, operator)                                                           \
+    static inline double OWN(name##_four)(const REAL *x, size_t stride, size_t j)                 \
+    {                                                                                             \
+        double p = (double)x[j], q = (double)x[stride + j];                                       \
+        double r = (double)x[2 * stride + j], s = (double)x[3 * stride + j];                      \
+        return (term(p) operator term(q)) operator(term(r) operator term(s));                     \
+    }                                                                                             \
+    static void OWN(name##_rows)(double *held, const void *x_, size_t rows, size_t stride,        \
+                                 size_t n)                                                        \
+    {                                                                                             \
+        const REAL *x = x_;                                                                       \
+        for (; rows >= 8; rows -= 8, x += 8 * stride)                                             \
+            _Pragma("omp simd") for (size_t j = 0; j < n; j++) held[j] = held[j] operator(OWN(    \
+                name##_four)(x, stride, j) operator OWN(name##_four)(x + 4 * stride, stride, j)); \
+        for (; rows > 0; rows--, x += stride)                                                     \
+            _Pragma("omp simd") for (size_t j = 0; j < n; j++)                                    \
+            {                                                                                     \
+                double p = (double)x[j];                                                          \
+                held[j] = held[j] operator term(p);                                               \
+            }                                                                                     \
     }
 
 FOLD_ROWS(sum, TERM_VALUE, +)
@@ -436,18 +434,20 @@ EXTREME_ROWS(min, <)
 
 /* ---- places ---------------------------------------------------------------------------------- */
 
+/* Blocks without it are passed over by comparing all their values at once. */
 static size_t OWN(find_in)(const void *x_, double value_, size_t n)
 {
     const REAL *x = x_, value = (REAL)value_;
-    bool any_nan = value != value;
+    if (value != value)
+        return OWN(find_nan)(x, n);
     for (size_t start = 0; start < n; start += FIND_BLOCK) {
         size_t end = n - start < FIND_BLOCK ? n : start + FIND_BLOCK;
         REAL hits = 0;
 #pragma omp simd reduction(+ : hits)
         for (size_t i = start; i < end; i++)
-            hits += x[i] == value || (any_nan && x[i] != x[i]) ? (REAL)1 : (REAL)0;
+            hits += x[i] == value ? (REAL)1 : (REAL)0;
         for (size_t i = start; i < end && hits != 0; i++)
-            if (x[i] == value || (any_nan && x[i] != x[i]))
+            if (x[i] == value)
                 return i;
     }
     return n;

@@ -116,6 +116,10 @@ static plan make_plan(const cr_walk *walk)
     for (int i = 0; i < walk->operands; i++) {
         ptrdiff_t size = (ptrdiff_t)walk->size[i];
         made.inner[i] = walk->rank ? walk->stride[i][walk->rank - 1] : size;
+        if (walk->strided) {
+            made.step[i] = (size_t)made.inner[i];
+            continue;
+        }
         made.step[i] = made.inner[i] != 0;
         bool allowed = i > 0 && walk->repeats && made.inner[i] == 0;
         made.staged[i] = made.inner[i] != size && !allowed;
