@@ -7,33 +7,55 @@
 
 /* ---- what the collector does not see ---------------------------------------------- */
 
-/* Bytes that handles hold, and how many of them are newer than the last push to the collector. */
+/* One a state, in its registry: the heap, and the bytes made since the last push to the collector. */
 typedef struct ledger {
-    uint64_t held, fresh;
+    bind_box heap;
+    uint64_t fresh;
 } ledger;
+
+#define MOST_SPARE ((size_t)32 << 20)
+#define LEAST_FRESH ((uint64_t)8 << 20)
 
 static const char ledger_key = 0; /* its address names the ledger in the registry */
 
+static void close_heap(bind_box *box)
+{
+    cr_tensor_heap_close(box->memory);
+}
+
+static void push_ledger(lua_State *L)
+{
+    cr_tensor_heap *heap = NULL;
+    ledger *book = bind_new(L, &bind_box_class, sizeof *book, 0);
+    book->heap.release = close_heap;
+    if (cr_tensor_heap_create(&heap, MOST_SPARE) < 0)
+        luaL_error(L, "%s", cr_error_message());
+    book->heap.memory = heap;
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &ledger_key);
+}
+
+/* Its heap is NULL while the state closes. */
 static ledger *get_ledger(lua_State *L)
 {
     if (lua_rawgetp(L, LUA_REGISTRYINDEX, &ledger_key) == LUA_TNIL) {
         lua_pop(L, 1);
-        memset(lua_newuserdatauv(L, sizeof(ledger), 0), 0, sizeof(ledger));
-        lua_pushvalue(L, -1);
-        lua_rawsetp(L, LUA_REGISTRYINDEX, &ledger_key);
+        push_ledger(L);
     }
     ledger *found = lua_touserdata(L, -1);
     lua_pop(L, 1); /* the registry keeps it */
     return found;
 }
 
-#define LEAST_FRESH ((uint64_t)8 << 20)
-
-/* A push makes the collector work as if Lua had allocated the bytes: in effect one cycle. Its cost grows
- * with all that is alive, so it waits until garbage may have grown by half of that. */
-static void charge(lua_State *L, ledger *book)
+/* A push makes the collector work as if Lua had allocated the bytes: in effect one cycle. Its cost
+ * grows with all that is alive, so it waits until garbage may have grown by half of that. */
+static void charge(lua_State *L, ledger *book, const cr_tensor_info *info)
 {
-    uint64_t alive = book->held + (uint64_t)lua_gc(L, LUA_GCCOUNT) * 1024;
+    if (info->shared || book->heap.memory == NULL)
+        return;
+    uint64_t alive = cr_tensor_heap_held(book->heap.memory);
+    alive += (uint64_t)lua_gc(L, LUA_GCCOUNT) * 1024;
+    book->fresh += info->bytes;
     if (book->fresh < LEAST_FRESH || book->fresh < alive / 2)
         return;
     uint64_t bytes = book->fresh;
@@ -43,30 +65,22 @@ static void charge(lua_State *L, ledger *book)
 
 /* ---- handles --------------------------------------------------------------------------- */
 
-typedef struct tensor_handle {
-    bind_handle handle;
-    uint64_t bytes; /* entered in the ledger */
-} tensor_handle;
-
 bind_result_tensor bind_new_tensor(lua_State *L, int arguments)
 {
     lua_settop(L, arguments);
-    return (bind_result_tensor){bind_new(L, &bind_tensor_class, sizeof(tensor_handle), 0), NULL};
+    return (bind_result_tensor){bind_new(L, &bind_tensor_class, sizeof(bind_handle), 0), NULL};
 }
 
 int bind_tensor_result(lua_State *L, bind_result_tensor *result, int code)
 {
-    cr_tensor_info info;
-    tensor_handle *self = (tensor_handle *)result->handle;
-    self->handle.core = result->made;
+    cr_tensor_info info = {.shared = true};
+    result->handle->core = result->made;
     if (code < 0)
         return bind_failure(L, code);
-    if (cr_tensor_describe(result->made, &info) == CR_OK && !info.shared)
-        self->bytes = info.bytes;
     ledger *book = get_ledger(L);
-    book->held += self->bytes;
-    book->fresh += self->bytes;
-    charge(L, book);
+    cr_tensor_use_heap(result->made, book->heap.memory);
+    cr_tensor_describe(result->made, &info);
+    charge(L, book, &info);
     return 1;
 }
 
@@ -78,9 +92,6 @@ cr_tensor *bind_tensor(lua_State *L, int arg)
 
 static int tensor_close(lua_State *L)
 {
-    tensor_handle *self = bind_test(L, 1, &bind_tensor_class);
-    get_ledger(L)->held -= self->bytes;
-    self->bytes = 0;
     cr_tensor_close(bind_take(L, 1, &bind_tensor_class));
     return 0;
 }

@@ -497,6 +497,22 @@ CR_API int cr_tensor_random(cr_tensor **out, int type, int rank, const size_t *s
 
 CR_API void cr_tensor_close(cr_tensor *tensor);
 
+/* Where tensors leave their memory for the next ones: up to most_spare bytes of released blocks are
+ * kept, because a large block that comes from the system costs as much as the operation that fills
+ * it. A heap belongs to one thread, like its tensors. Closing it gives the spare blocks back; its
+ * tensors stay usable. */
+typedef struct cr_tensor_heap cr_tensor_heap;
+
+CR_API int cr_tensor_heap_create(cr_tensor_heap **out, size_t most_spare);
+CR_API void cr_tensor_heap_close(cr_tensor_heap *heap);
+
+/* Bytes of the tensors that use it. */
+CR_API size_t cr_tensor_heap_held(const cr_tensor_heap *heap);
+
+/* The tensor's memory goes to the heap when it is released, and what is computed from the tensor
+ * takes its memory there and leaves it there. */
+CR_API int cr_tensor_use_heap(cr_tensor *tensor, cr_tensor_heap *heap);
+
 /* Memory of somebody else, lent for a while. Its owner makes a loan, lends any memory under it and
  * ends it before the memory changes hands or goes: every tensor lent so far, and every view of
  * one, is refused from then on with "tensor is gone: <reason>". What is lent afterwards is valid.

@@ -1,83 +1,9 @@
-/* tensor.c: memory of tensors, loans of other memory, views, copies. */
+/* tensor.c: tensors over storages, views, copies. */
 #include "math/tensor.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "math/tensor_kernels.h"
-
-/* ---- loans ------------------------------------------------------------------- */
-
-#define REASON_BYTES 160
-
-struct cr_loan {
-    size_t holders; /* its owner and the storages under it */
-    uint64_t generation;
-    char reason[REASON_BYTES];
-};
-
-int cr_loan_create(cr_loan **out, const char *reason)
-{
-    cr_loan *loan = *out = cr_calloc(1, sizeof *loan);
-    if (!loan)
-        return CR_ENOMEM;
-    loan->holders = 1;
-    snprintf(loan->reason, sizeof loan->reason, "%s", reason);
-    return CR_OK;
-}
-
-static void loan_release(cr_loan *loan)
-{
-    if (loan && --loan->holders == 0)
-        cr_free(loan);
-}
-
-void cr_loan_end(cr_loan *loan)
-{
-    loan->generation++;
-}
-
-void cr_loan_close(cr_loan *loan)
-{
-    if (!loan)
-        return;
-    cr_loan_end(loan);
-    loan_release(loan);
-}
-
-/* ---- storage ------------------------------------------------------------------- */
-
-/* The values begin behind the header, in a cache line of their own. */
-#define HEADER_BYTES ((sizeof(cr_storage) + 63) / 64 * 64)
-
-static cr_storage *storage_create(size_t bytes)
-{
-    cr_storage *storage = cr_alloc_plain(HEADER_BYTES + bytes);
-    if (!storage)
-        return NULL;
-    *storage = (cr_storage){.holders = 1, .bytes = bytes};
-    storage->values = (char *)storage + HEADER_BYTES;
-    return storage;
-}
-
-static cr_storage *storage_borrow(void *values, cr_loan *loan)
-{
-    cr_storage *storage = cr_alloc(sizeof *storage);
-    if (!storage)
-        return NULL;
-    *storage =
-        (cr_storage){.holders = 1, .values = values, .loan = loan, .generation = loan->generation};
-    loan->holders++;
-    return storage;
-}
-
-static void storage_release(cr_storage *storage)
-{
-    if (--storage->holders > 0)
-        return;
-    loan_release(storage->loan);
-    cr_free(storage);
-}
 
 /* ---- tensors --------------------------------------------------------------------- */
 
@@ -87,9 +13,9 @@ int cr_tensor_usable(const char *what, const cr_tensor *tensor)
     what = what ? what : "";
     if (!tensor)
         return cr_fail(CR_EARG, "%s%stensor is closed", what, colon);
-    const cr_storage *storage = tensor->storage;
-    if (storage->loan && storage->loan->generation != storage->generation)
-        return cr_fail(CR_EARG, "%s%stensor is gone: %s", what, colon, storage->loan->reason);
+    const char *reason;
+    if (!cr_storage_usable(tensor->storage, &reason))
+        return cr_fail(CR_EARG, "%s%stensor is gone: %s", what, colon, reason);
     return CR_OK;
 }
 
@@ -121,7 +47,7 @@ static int tensor_over(cr_tensor **out, cr_storage *storage, int type, int rank,
     cr_tensor *tensor = *out = storage ? cr_calloc(1, sizeof *tensor) : NULL;
     if (!tensor) {
         if (storage)
-            storage_release(storage);
+            cr_storage_release(storage);
         return CR_ENOMEM;
     }
     tensor->storage = storage;
@@ -131,17 +57,19 @@ static int tensor_over(cr_tensor **out, cr_storage *storage, int type, int rank,
     return CR_OK;
 }
 
-int cr_tensor_make(cr_tensor **out, const char *what, int type, int rank, const size_t *shape)
+int cr_tensor_make(cr_tensor **out, const char *what, const cr_tensor *like, int type, int rank,
+                   const size_t *shape)
 {
     size_t count;
     *out = NULL;
     CR_TRY(cr_shape_count(&count, what, type, rank, shape));
-    return tensor_over(out, storage_create(count * cr_type_size(type)), type, rank, shape);
+    cr_tensor_heap *heap = like ? like->storage->heap : NULL;
+    return tensor_over(out, cr_storage_create(heap, count * cr_type_size(type)), type, rank, shape);
 }
 
 int cr_tensor_create(cr_tensor **out, int type, int rank, const size_t *shape)
 {
-    CR_TRY(cr_tensor_make(out, "zeros", type, rank, shape));
+    CR_TRY(cr_tensor_make(out, "zeros", NULL, type, rank, shape));
     memset((*out)->data, 0, (*out)->count * cr_type_size(type));
     return CR_OK;
 }
@@ -152,15 +80,22 @@ int cr_tensor_borrow(cr_tensor **out, int type, int rank, const size_t *shape, v
     size_t count;
     *out = NULL;
     CR_TRY(cr_shape_count(&count, "borrow", type, rank, shape));
-    return tensor_over(out, storage_borrow(data, loan), type, rank, shape);
+    return tensor_over(out, cr_storage_borrow(data, loan), type, rank, shape);
 }
 
 void cr_tensor_close(cr_tensor *tensor)
 {
     if (!tensor)
         return;
-    storage_release(tensor->storage);
+    cr_storage_release(tensor->storage);
     cr_free(tensor);
+}
+
+int cr_tensor_use_heap(cr_tensor *tensor, cr_tensor_heap *heap)
+{
+    CR_TRY(cr_tensor_usable(NULL, tensor));
+    cr_storage_use_heap(tensor->storage, heap);
+    return CR_OK;
 }
 
 bool cr_tensor_is_contiguous(const cr_tensor *tensor)
@@ -361,7 +296,7 @@ static int copy_as(cr_tensor **out, const char *what, const cr_tensor *tensor, i
 {
     *out = NULL;
     CR_TRY(cr_tensor_usable(what, tensor));
-    CR_TRY(cr_tensor_make(out, what, type, tensor->rank, tensor->shape));
+    CR_TRY(cr_tensor_make(out, what, tensor, type, tensor->rank, tensor->shape));
     cr_tensor_transfer(*out, tensor);
     return CR_OK;
 }

@@ -1,7 +1,8 @@
 /* tensor.h: what the files of tensors share: memory, shapes, walks over strided values.
  *
  * What this is: the inside of cr_tensor (crucible.h, "tensors"). One idea a file:
- *   tensor.c              memory, loans, views, copies
+ *   tensor_heap.h         memory, spare blocks, loans
+ *   tensor.c              tensors over that memory, views, copies
  *   tensor_shape.c        shapes as text, broadcasting, axes
  *   tensor_walk.c         one loop over several strided operands
  *   tensor_make.c         ranges, random numbers, reading and writing
@@ -20,17 +21,7 @@
 #ifndef CR_TENSOR_H
 #define CR_TENSOR_H
 
-#include "base/base.h"
-
-/* Memory that tensors share; the values follow in the same block unless they are somebody else's. */
-typedef struct cr_storage {
-    size_t holders;
-    size_t bytes;
-    uint64_t version; /* counts writes */
-    void *values;
-    cr_loan *loan;       /* NULL: own memory */
-    uint64_t generation; /* of the loan when it was lent */
-} cr_storage;
+#include "math/tensor_heap.h"
 
 struct cr_tensor {
     cr_storage *storage;
@@ -81,8 +72,9 @@ int cr_tensor_usable(const char *what, const cr_tensor *tensor);
 /* Also refuses a tensor in which one value stands at several places. */
 int cr_tensor_writable(const char *what, const cr_tensor *tensor);
 
-/* A contiguous tensor whose values are still to be written. */
-int cr_tensor_make(cr_tensor **out, const char *what, int type, int rank, const size_t *shape);
+/* A contiguous tensor whose values are still to be written, out of the same heap as `like` (or NULL). */
+int cr_tensor_make(cr_tensor **out, const char *what, const cr_tensor *like, int type, int rank,
+                   const size_t *shape);
 
 /* Steps between neighbours on each axis of a contiguous tensor. */
 void cr_tensor_set_shape(cr_tensor *tensor, int rank, const size_t *shape);

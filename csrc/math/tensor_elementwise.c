@@ -86,7 +86,7 @@ static int inputs_run(cr_tensor **out, inputs *in, const char *what, cr_run run,
 {
     int code = inputs_convert(in);
     if (code == CR_OK)
-        code = cr_tensor_make(out, what, in->type, in->rank, in->shape);
+        code = cr_tensor_make(out, what, in->given[0], in->type, in->rank, in->shape);
     if (code == CR_OK) {
         const cr_tensor *operands[MOST + 1] = {*out};
         memcpy(operands + 1, in->given, sizeof in->given);
@@ -167,7 +167,7 @@ int cr_tensor_binary_number(cr_tensor **out, cr_binary op, const cr_tensor *x, d
     double value = number;
     if (x->type == CR_F32)
         memcpy(&value, &(float){(float)number}, sizeof(float));
-    cr_storage storage = {.holders = 1};
+    cr_storage storage = {.holders = 1, .heap = x->storage->heap};
     const cr_tensor scalar = {
         .storage = &storage, .data = (char *)&value, .type = x->type, .count = 1};
     return number_first ? cr_tensor_binary(out, op, &scalar, x)

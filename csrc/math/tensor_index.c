@@ -102,7 +102,7 @@ static int gather_from(cr_tensor **out, const char *what, const cr_tensor *x, in
     shape[axis] = from.m;
     int code = cr_tensor_operand(&own, x, x->type);
     if (code == CR_OK)
-        code = cr_tensor_make(out, what, x->type, x->rank, shape);
+        code = cr_tensor_make(out, what, x, x->type, x->rank, shape);
     if (code == CR_OK)
         gather(*out, own, cr_lines_along(x, axis), &from);
     cr_tensor_close(own);
@@ -213,7 +213,7 @@ int cr_tensor_nonzero(cr_tensor **out, const cr_tensor *x, int first)
     const double *values = (const double *)(void *)flat->data;
     for (size_t i = 0; i < flat->count; i++)
         found += values[i] != 0;
-    int code = cr_tensor_make(out, "nonzero", CR_F64, 1, &found);
+    int code = cr_tensor_make(out, "nonzero", x, CR_F64, 1, &found);
     double *to = code == CR_OK ? (double *)(void *)(*out)->data : NULL;
     for (size_t i = 0; code == CR_OK && i < flat->count; i++)
         if (values[i] != 0)

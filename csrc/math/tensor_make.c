@@ -10,7 +10,7 @@
 
 int cr_tensor_full(cr_tensor **out, int type, int rank, const size_t *shape, double value)
 {
-    CR_TRY(cr_tensor_make(out, "full", type, rank, shape));
+    CR_TRY(cr_tensor_make(out, "full", NULL, type, rank, shape));
     cr_tensor_kernels_select(type)->fill((*out)->data, value, (*out)->count);
     return CR_OK;
 }
@@ -25,7 +25,7 @@ static void store(cr_tensor *tensor, size_t index, double value)
 
 int cr_tensor_range(cr_tensor **out, int type, double start, double step, size_t count)
 {
-    CR_TRY(cr_tensor_make(out, "range", type, 1, &count));
+    CR_TRY(cr_tensor_make(out, "range", NULL, type, 1, &count));
     for (size_t i = 0; i < count; i++)
         store(*out, i, start + step * (double)i);
     return CR_OK;
@@ -74,7 +74,7 @@ int cr_tensor_random(cr_tensor **out, int type, int rank, const size_t *shape, i
 {
     cr_rng rng;
     cr_rng_seed(&rng, seed);
-    CR_TRY(cr_tensor_make(out, "random", type, rank, shape));
+    CR_TRY(cr_tensor_make(out, "random", NULL, type, rank, shape));
     if (distribution == CR_NORMAL)
         fill_normal(*out, &rng);
     else

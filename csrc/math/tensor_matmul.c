@@ -166,7 +166,7 @@ static int make_product(cr_tensor **out, const batch *plan, const cr_tensor *a, 
         shape[rank++] = a->shape[a->rank - 2];
     if (keep_column)
         shape[rank++] = b->shape[b->rank - 1];
-    return cr_tensor_make(out, "matmul", a->type, rank, shape);
+    return cr_tensor_make(out, "matmul", a, a->type, rank, shape);
 }
 
 static int multiply_matrices(cr_tensor **out, const cr_tensor *a, const cr_tensor *b, bool keep_row,

@@ -110,9 +110,9 @@ static int sort_wide(cr_tensor **values, cr_tensor **positions, const cr_tensor 
     item *items = cr_calloc(lines.length, 2 * sizeof *items);
     int code = items ? CR_OK : CR_ENOMEM;
     if (code == CR_OK)
-        code = cr_tensor_make(positions, "sort", CR_F64, x->rank, x->shape);
+        code = cr_tensor_make(positions, "sort", x, CR_F64, x->rank, x->shape);
     if (code == CR_OK && values)
-        code = cr_tensor_make(values, "sort", CR_F64, x->rank, x->shape);
+        code = cr_tensor_make(values, "sort", x, CR_F64, x->rank, x->shape);
     if (code == CR_OK)
         sort_lines(values ? *values : NULL, *positions, x, lines, items, descending, first);
     cr_free(items);
@@ -203,7 +203,7 @@ static int make_joint(cr_tensor **out, const cr_tensor *const *tensors, size_t c
         if (tensors[i]->type == CR_F64)
             type = CR_F64;
     }
-    return cr_tensor_make(out, "concat", type, tensors[0]->rank, shape);
+    return cr_tensor_make(out, "concat", tensors[0], type, tensors[0]->rank, shape);
 }
 
 int cr_tensor_concat(cr_tensor **out, const cr_tensor *const *tensors, size_t count, int axis)

@@ -57,7 +57,7 @@ static int make_reduced(cr_tensor **out, const cr_tensor *x, int type, int axis,
         if (!reduced || keep)
             shape[rank++] = reduced ? 1 : x->shape[i];
     }
-    return cr_tensor_make(out, "reduce", type, rank, shape);
+    return cr_tensor_make(out, "reduce", x, type, rank, shape);
 }
 
 /* ---- values ------------------------------------------------------------------------ */
@@ -160,7 +160,7 @@ static int find_places(cr_tensor **positions, const cr_tensor *values, const cr_
 {
     cr_tensor *wide;
     CR_TRY(cr_tensor_operand(&wide, values, CR_F64));
-    int code = cr_tensor_make(positions, "max", CR_F64, values->rank, values->shape);
+    int code = cr_tensor_make(positions, "max", values, CR_F64, values->rank, values->shape);
     if (code == CR_OK)
         (lines.inner == 1 ? find_lines : find_columns)((double *)(void *)(*positions)->data,
                                                        (const double *)(void *)wide->data, x, lines,
@@ -292,7 +292,7 @@ int cr_tensor_prod_slope(cr_tensor **out, const cr_tensor *dy, const cr_tensor *
     if (code == CR_OK)
         code = cr_tensor_operand(&wide_dy, dy, CR_F64);
     if (code == CR_OK)
-        code = cr_tensor_make(&slope, "prod", CR_F64, x->rank, x->shape);
+        code = cr_tensor_make(&slope, "prod", x, CR_F64, x->rank, x->shape);
     if (code == CR_OK) {
         prod_slope((double *)(void *)slope->data, (const double *)(void *)wide_dy->data,
                    (const double *)(void *)wide->data, lines);

@@ -49,7 +49,7 @@ static int make_lines(cr_tensor **out, const cr_tensor *like, int op)
         shape[i] = like->shape[i];
     if (op == CR_LOGSUMEXP)
         shape[like->rank - 1] = 1;
-    return cr_tensor_make(out, names[op], like->type, like->rank, shape);
+    return cr_tensor_make(out, names[op], like, like->type, like->rank, shape);
 }
 
 /* ---- forward --------------------------------------------------------------------------- */

@@ -100,6 +100,25 @@ describe("tensors under the collector", function()
   end)
 end)
 
+describe("large blocks", function()
+  it("are used again once they are released", function()
+    if not counted then return pending("needs crucible.core.debug") end
+    local x = tensor.zeros(100000)
+    local function allocations_of(f)
+      local before = native.memory_count()
+      for _ = 1, 10 do f() end
+      return native.memory_count() - before
+    end
+    local function make() (x + 1):close() end
+    make()
+    assert.equal(10, allocations_of(make)) -- what is not the block
+    local smaller = tensor.zeros(90000)
+    assert.equal(10, allocations_of(function() (smaller + 1):close() end))
+    local few = tensor.zeros(100)
+    assert.equal(20, allocations_of(function() (few + 1):close() end)) -- malloc's business
+  end)
+end)
+
 describe("when memory runs out", function()
   it("every function says so and leaves nothing behind", function()
     if not counted then return pending("needs crucible.core.debug") end
