@@ -1,0 +1,107 @@
+-- What a loss sees and what it gives back: the protocol between losses and engines.
+--
+-- A loss is a table:
+--
+--     {
+--       name = "unlikelihood",
+--       outputs = { "logprobs", "candidates" },     what compute reads of `predictions`
+--       count = function(datum) return units end,   units of a datum, known from the data alone
+--       request = function(datum) return { candidates = …, spans = … } end,
+--       compute = function(predictions, targets) return { loss = scalar, … } end,
+--       positions = "supervised",                   or "all"
+--       scope = "datum",                            or "batch"
+--       metric_only = false,
+--     }
+--
+-- compute is called with some datums of a step at a time (a micro-batch: whatever fits in memory, never
+-- cutting a `metadata.group`; all datums of the call when scope is "batch") and returns the SUM over their
+-- units. The engine divides by the number of units in the whole optimiser step, so that accumulation
+-- changes nothing. It is not called for datums that have no units between them: the loss is 0 there.
+--
+-- `targets[i]` tells of datum i (crucible.lora.Target). `predictions` has one list for each name in
+-- `outputs`, with an entry for each datum; T is the datum's number of targets, position t (from 1) reads
+-- tokens 1 to t and predicts target t:
+--
+--     logprobs[i]         [T]     log p(target t). Where the weight is 0 nothing is computed and it reads 0,
+--                                 unless positions = "all".
+--     entropy[i]          [T]     −Σ p log p of the distribution at t, in nats; 0 where the weight is 0 likewise
+--     candidates[i]       groups  log p over the full vocabulary of what request asked for: candidates[i][group][p]
+--                                 is [k], the k candidates at the group's p-th position; #candidates[i][group]
+--                                 counts positions; candidates[i][group].values is all of them in a row, [K]
+--     hidden[i]           [S, d]  mean over each of the S spans of request of the final hidden state, after
+--                                 the final norm
+--     base_logprobs[i], base_candidates[i]
+--                                 the same under the base model (lora left out): constants
+--
+-- All are f64 tensors (crucible.tensor), and all but the base's are leaves that take a gradient. They
+-- are the engine's memory and end with the call of forward_backward that made them; used later they
+-- raise "tensor is gone". `x:detach():copy()` keeps values. compute must be a function of predictions
+-- and targets alone: it may be called any number of times with the same ones.
+--
+-- request(datum) returns what "candidates" and "hidden" are to be computed of:
+--
+--     {
+--       candidates = {
+--         verdict = { positions = { 17, 23 }, strings = { " supports", " refutes" } },   the same at each
+--         id = { positions = { 9 }, ids = { { 33, 34, 35 } } },                          a list for each
+--       },
+--       spans = { { 3, 9 }, { 12, 20 } },    first and last position, both included, 1 to T
+--     }
+--
+-- `ids` are token ids, `strings` are texts of exactly one token each; either one list for all positions or a
+-- list for each. A group may be empty (positions = {}).
+--
+-- compute returns { loss = scalar, … }. `loss` is a crucible.tensor of one value that was computed from
+-- predictions; other fields are reported beside it: numbers (or tensors of one value), means over this call's
+-- units, which are averaged over calls by units; or { sum = x, count = n }, which are added up and
+-- divided at the end. Instead of a tensor, `loss` may be a number and `slopes` its derivative:
+--
+--     slopes = { logprobs = { [i] = [T] }, entropy = { [i] = [T] }, hidden = { [i] = [S, d] },
+--                candidates = { [i] = { group = [K] } } }        tensors or lists; what is missing is 0
+--
+-- A composite is a loss with `terms = { { loss = loss, weight = number, name = name? }, … }` in place of
+-- outputs, count, request and compute; the weight may be a function of the step (from 1). Composites nest.
+-- Each term is divided by its own count; a term's name (by default its loss') is what counts and components
+-- are listed under and must be the only one of its kind.
+--
+-- Faults of a loss (it raises, returns nil or NaN, a scalar without a path to its predictions, a shape
+-- that does not fit) raise with the loss' name and the step; gradients added so far are dropped and
+-- the session goes on. A term with units whose loss is above 0 and whose slopes are all 0 for three steps
+-- running raises too, unless metric_only.
+local predictions = {}
+
+---@class crucible.lora.Target
+---@field tokens integer[]          of the datum
+---@field ids integer[]             [T] the targets
+---@field weights crucible.Tensor   [T], f64, a constant
+---@field length integer            T
+---@field metadata table?
+---@field datum crucible.core.Datum the datum itself, with whatever other fields it has
+
+---@class crucible.lora.CandidateGroup
+---@field positions integer[]
+---@field strings string[]|string[][]|nil
+---@field ids integer[]|integer[][]|nil
+
+---@class crucible.lora.Request
+---@field candidates table<string, crucible.lora.CandidateGroup>?
+---@field spans integer[][]?
+
+---@class crucible.lora.Predictions
+---@field logprobs crucible.Tensor[]
+---@field entropy crucible.Tensor[]
+---@field candidates table<string, crucible.lora.Candidates>[]
+---@field hidden crucible.Tensor[]
+---@field base_logprobs crucible.Tensor[]
+---@field base_candidates table<string, crucible.lora.Candidates>[]
+
+---@class crucible.lora.Candidates
+---@field values crucible.Tensor    [K]
+---@field positions integer[]
+---@field ids integer[][]           token ids at each position
+---@field [integer] crucible.Tensor [k] at the position of that number
+
+--- Names that `outputs` may hold.
+predictions.outputs = { "logprobs", "entropy", "candidates", "hidden", "base_logprobs", "base_candidates" }
+
+return predictions
