@@ -1,5 +1,6 @@
 -- A program's arguments, read by a schema: --name value, --name=value, --flag, --no-flag.
--- Dashes in names stand for underscores.
+-- Dashes in names stand for underscores. Words without dashes go to the schema's positional entries,
+-- in order, one each; an entry that is a list takes the rest. After "--" every word is such a word.
 local errors = require "crucible.errors"
 local suggest = require "crucible.suggest"
 
@@ -42,24 +43,83 @@ local function read_value(entry, flag, attached, following)
   return kept, attached and 0 or 1
 end
 
---- The options in `words` with the schema's defaults.
+local function positional_entries(schema)
+  local entries = {}
+  for _, entry in ipairs(schema.entries) do
+    if entry.positional then entries[#entries + 1] = entry end
+  end
+  return entries
+end
+
+-- Gives a word without dashes to the next positional entry; nil, message, code when there is none left.
+local function place_word(entries, given, word)
+  for _, entry in ipairs(entries) do
+    if entry.check.kind == "strings" then
+      given[entry.name] = given[entry.name] or {}
+      table.insert(given[entry.name], word)
+      return true
+    end
+    if given[entry.name] == nil then
+      local value, message, code = read_value(entry, true, word)
+      if value == nil then return nil, message, code end
+      given[entry.name] = value
+      return true
+    end
+  end
+  return errors.failure("argument", "unexpected argument: %s", word)
+end
+
+local function missing_entry(entries, given)
+  for _, entry in ipairs(entries) do
+    if entry.required and given[entry.name] == nil then return entry end
+  end
+end
+
+-- One option or word; how many words it took.
+local function take(schema, entries, given, words, i)
+  local name, attached = words[i]:match("^%-%-([%w%-_]+)=(.*)$")
+  name = name or words[i]:match("^%-%-([%w%-_]+)$")
+  if not name then
+    if words[i]:find("^%-.") then return errors.failure("argument", "unexpected argument: %s", words[i]) end
+    local ok, message, code = place_word(entries, given, words[i])
+    return ok and 1, message, code
+  end
+  local entry, flag = find_entry(schema, name)
+  if not entry then return nil, flag, "argument" end
+  local value, taken, code = read_value(entry, flag, attached, words[i + 1])
+  if value == nil then return nil, taken, code end
+  given[entry.name] = value
+  return 1 + taken
+end
+
+--- The options in `words` with the schema's defaults. A required positional entry that got no word is an
+--- error, unless --help is among the options.
 ---@param schema crucible.schema
 ---@param words string[]  a program's `arg`
 ---@return table? options, string? message, string? code
 function arguments.parse(schema, words)
-  local given, i = {}, 1
+  local given, entries, i = {}, positional_entries(schema), 1
   while i <= #words do
-    local name, attached = words[i]:match("^%-%-([%w%-_]+)=(.*)$")
-    name = name or words[i]:match("^%-%-([%w%-_]+)$")
-    if not name then return errors.failure("argument", "unexpected argument: %s", words[i]) end
-    local entry, flag = find_entry(schema, name)
-    if not entry then return nil, flag, "argument" end
-    local value, taken = read_value(entry, flag, attached, words[i + 1])
-    if value == nil then return nil, taken, "argument" end
-    given[entry.name] = value
-    i = i + 1 + taken
+    if words[i] == "--" then break end
+    local taken, message, code = take(schema, entries, given, words, i)
+    if not taken then return nil, message, code end
+    i = i + taken
   end
+  for rest = i + 1, #words do
+    local ok, message, code = place_word(entries, given, words[rest])
+    if not ok then return nil, message, code end
+  end
+  if given.help then return { help = true } end
+  local missing = missing_entry(entries, given)
+  if missing then return errors.failure("argument", "%s missing: %s", missing.name, missing.doc) end
   return schema:resolve(given)
+end
+
+local function default_text(entry)
+  local value = entry.default
+  if value == nil or value == false then return "" end
+  if type(value) ~= "table" then return (" [%s]"):format(tostring(value)) end
+  return #value > 0 and (" [%s]"):format(table.concat(value, ",")) or ""
 end
 
 --- One line an option, for a program's --help.
@@ -68,8 +128,8 @@ end
 function arguments.help(schema)
   local lines = {}
   for _, entry in ipairs(schema.entries) do
-    local default = entry.default ~= nil and (" [%s]"):format(tostring(entry.default)) or ""
-    lines[#lines + 1] = ("  --%-18s %s%s"):format(entry.name:gsub("_", "-"), entry.doc, default)
+    local name = entry.positional and entry.name:upper() or "--" .. entry.name:gsub("_", "-")
+    lines[#lines + 1] = ("  %-20s %s%s"):format(name, entry.doc, default_text(entry))
   end
   return table.concat(lines, "\n") .. "\n"
 end

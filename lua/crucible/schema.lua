@@ -15,6 +15,7 @@ local suggest = require "crucible.suggest"
 ---@field default any
 ---@field required boolean?
 ---@field scope string?  a group that the owner of the schema may ask for
+---@field positional boolean?  on a command line it is a word without dashes (crucible.arguments)
 
 ---@class crucible.schema
 ---@field owner string  the function whose options these are, for messages

@@ -37,7 +37,7 @@ describe("an installed copy", function()
   it("has every part in its place", function()
     for _, path in ipairs {
       "lib/lua/5.4/crucible/core.so", "share/lua/5.4/crucible/init.lua", "share/lua/5.4/crucible/lora/config.lua",
-      "lib/libcrucible.a", "include/crucible.h", "include/crucible_lua.h", "lib/pkgconfig/crucible.pc",
+      "lib/libcrucible.a", "include/crucible.h", "include/crucible_lua.h", "lib/pkgconfig/crucible.pc", "bin/crucible",
     } do
       local handle = io.open(prefix .. "/" .. path)
       assert.truthy(handle, path .. " is not there")
@@ -51,6 +51,12 @@ describe("an installed copy", function()
         lua5.4 -e 'assert(require("crucible").lora); print(require("crucible.core").kernel_name())']])
     assert.equal(0, status, output)
     assert.truthy(output:match("^%w+\n$"), output)
+  end)
+
+  it("has the program crucible, from anywhere", function()
+    local output, status = shell.run(("cd / && unset CRUCIBLE_BUILD LUA_PATH LUA_CPATH && %s/bin/crucible --version")
+      :format(prefix))
+    assert.same({ require("crucible")._VERSION .. "\n", 0 }, { output, status })
   end)
 
   it("exports nothing but luaopen_*", function()

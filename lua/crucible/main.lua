@@ -1,0 +1,2 @@
+-- What scripts/crucible runs.
+os.exit(require("crucible.cli").main(arg), true)
