@@ -24,6 +24,7 @@ local run_folder = require "crucible.lora.run_folder"
 local schedule = require "crucible.lora.schedule"
 local schema = require "crucible.schema"
 local suggest = require "crucible.suggest"
+local telemetry = require "crucible.telemetry"
 
 local training_loop = {}
 
@@ -41,11 +42,13 @@ training_loop.patience_nonfinite = 3
 ---   on_checkpoint   name, path, step, epoch, metrics
 ---   on_train_end    the results
 --- One that returns "stop" ends the run after this step; "checkpoint" saves one now.
+--- A table of callbacks may also have on_event(name, measurements, metadata): a reporter, told of every
+--- event of crucible.telemetry in this run.
 training_loop.events = {
   "on_train_begin", "on_step_end", "on_epoch_end", "on_evaluate", "on_checkpoint", "on_train_end",
 }
 
-local known_event = {}
+local known_event = { on_event = true }
 for _, name in ipairs(training_loop.events) do known_event[name] = true end
 
 local function check_callbacks(value)
@@ -140,7 +143,7 @@ end
 function Run:save()
   local s = self.state
   if self.saved_step == s.step or s.step == 0 then return true end
-  local name = ("step_%06d"):format(s.step)
+  local name, started = ("step_%06d"):format(s.step), fs.clock()
   local mean_loss, best_before = mean_or_nil(s.window_sum, s.window_count), s.best
   judge(s, name, mean_loss)
   local saved, message, code = self.session:save_checkpoint(name, {
@@ -148,9 +151,16 @@ function Run:save()
   })
   if not saved then
     s.best = best_before
+    self:tell("checkpoint.failed", { seconds = fs.clock() - started }, {
+      name = name, step = s.step, epoch = self.event_epoch, message = message, code = code,
+    })
     return nil, message, code
   end
   self.saved_step, s.window_sum, s.window_count = s.step, 0, 0
+  self:tell("checkpoint.saved", { seconds = fs.clock() - started }, {
+    name = saved.name, path = saved.path, step = s.step, epoch = self.event_epoch, metrics = { mean_loss = mean_loss },
+    best = s.best ~= nil and s.best.name == name,
+  })
   self:emit("on_checkpoint", {
     name = saved.name, path = saved.path, step = s.step, epoch = self.event_epoch, metrics = { mean_loss = mean_loss },
   })
@@ -169,7 +179,17 @@ function Run:fail_in(what, trace, step)
     place = saved and self.saved_step and (", checkpoint step_%06d kept"):format(self.saved_step) or ""
     self:end_with("failed")
   end
+  telemetry.emit("training.exception", {}, {
+    step = step or self.state.step, what = what, message = trace, run = self.channel.run,
+  })
   error(("training_loop: %s failed at step %d%s: %s"):format(what, step or self.state.step, place, trace), 0)
+end
+
+--- Tells reporters and what is attached to crucible.telemetry.
+function Run:tell(name, measurements, metadata)
+  if self.failing or not self.channel:listened(name) then return end
+  local ok, trace = xpcall(self.channel.emit, debug.traceback, self.channel, name, measurements, metadata)
+  if not ok then self:fail_in("on_event (" .. name .. ")", trace) end
 end
 
 function Run:emit(event, payload)
@@ -245,6 +265,8 @@ end
 function Run:train_step()
   local s, started = self.state, fs.clock()
   local epoch, step = s.epoch, s.step + 1
+  if s.index == 0 then self:tell("epoch.start", {}, { epoch = epoch }) end
+  self:tell("step.start", {}, { step = step, epoch = epoch })
   local batches, counts = self.plan:step(epoch, s.index + 1)
   local total, message, code = self:accumulate(batches, counts)
   if not total then return nil, message, code end
@@ -295,6 +317,20 @@ local telemetry_fields = {
   "tokens_per_s", "timestamp",
 }
 
+local step_measurements = {
+  "loss", "lr", "grad_norm", "update_norm", "tokens", "supervised", "seconds", "tokens_per_s",
+}
+
+function Run:tell_step(event)
+  if not self.channel:listened "step.stop" then return end
+  local measurements = { memory = fs.peak_memory() }
+  for _, name in ipairs(step_measurements) do measurements[name] = event[name] end
+  self:tell("step.stop", measurements, {
+    step = event.step, epoch = event.epoch, total_steps = event.total_steps, skipped = event.skipped,
+    components = event.components, event = event,
+  })
+end
+
 function Run:record(event)
   local row = {}
   for _, field in ipairs(telemetry_fields) do row[field] = event[field] end
@@ -321,11 +357,20 @@ end
 
 function Run:evaluate(step_event)
   local event = { step = step_event.step, epoch = step_event.epoch }
+  self:tell("evaluation.start", {}, { step = event.step, epoch = event.epoch })
+  local started = fs.clock()
   local ok, found, message, code = xpcall(self.evaluator, debug.traceback, self.session, event)
   if not ok then self:fail_in("evaluate", found) end
   if found == nil then return nil, message or "the evaluation returned nothing", code or "argument" end
   event.metrics = found.metrics or found
   self.evaluations[#self.evaluations + 1] = event
+  local measurements = { seconds = fs.clock() - started }
+  for name, value in pairs(event.metrics) do
+    if type(value) == "number" then measurements[name] = value end
+  end
+  self:tell("evaluation.stop", measurements, {
+    step = event.step, epoch = event.epoch, metrics = event.metrics, result = found,
+  })
   self:emit("on_evaluate", event)
   return true
 end
@@ -338,9 +383,13 @@ function Run:after(event)
   local ok, message, code = self:record(event)
   if not ok then return nil, message, code end
   self:raise_hook_failure(event.step)
+  self:tell_step(event)
   self:emit("on_step_end", event)
   if ended then
     ended.metrics = self:metrics()
+    self:tell("epoch.stop", { mean_loss = ended.mean_loss }, {
+      epoch = ended.epoch, step = ended.step, metrics = ended.metrics,
+    })
     self:emit("on_epoch_end", ended)
   end
   if evaluation_due(self.options, event.step, ended ~= nil) then
@@ -403,7 +452,12 @@ function Run:end_with(status, reason)
   }
   self.results.best_checkpoint = best_path(self)
   self.manifest.status, self.manifest.finished_at, self.manifest.results = status, experiment.now(), self.results
-  return self.folder:write_manifest(self.manifest)
+  local ok, message, code = self.folder:write_manifest(self.manifest)
+  self:tell("training.stop", {
+    total_steps = self.results.total_steps, skipped_steps = self.results.skipped_steps,
+    seconds = fs.clock() - self.started,
+  }, { status = status, reason = reason, results = self.results })
+  return ok, message, code
 end
 
 --- Ends the run now: saves the final checkpoint, writes the manifest. `run` and `steps` do this.
@@ -476,9 +530,22 @@ local function load_place(self, path)
   return true
 end
 
+-- The callbacks that are told of every event.
+local function reporters_in(callbacks)
+  local list = {}
+  for _, callback in ipairs(callbacks) do
+    if callback.on_event then list[#list + 1] = callback end
+  end
+  return list
+end
+
 local function new_run(session, settled, options, evaluator, folder)
+  local callbacks = flatten(options.callbacks, {})
   return setmetatable({
-    session = session, plan = settled, options = options, callbacks = flatten(options.callbacks, {}), folder = folder,
+    session = session, plan = settled, options = options, callbacks = callbacks, folder = folder, started = fs.clock(),
+    channel = telemetry.channel({
+      experiment_id = session.experiment_id, run_dir = folder.path, adapter_name = session.adapter_name,
+    }, reporters_in(callbacks)),
     history = {}, evaluations = json.array {}, epochs_done = json.array {}, finished = false,
     state = { step = 0, epoch = 1, index = 0, epoch_sum = 0, epoch_count = 0, window_sum = 0, window_count = 0,
       skipped = 0, skipped_in_row = 0 },
@@ -522,6 +589,13 @@ function training_loop.start(session, dataset, options)
   if not self.manifest then return nil, message, code end
   ok, message, code = folder:write_manifest(self.manifest)
   if not ok then return nil, message, code end
+  self:tell("training.start", {
+    total_steps = settled.total_steps, steps_per_epoch = settled.steps_per_epoch, epochs = settled.epochs,
+    rows = #settled.datums, step = self.state.step,
+  }, {
+    manifest = self.manifest, config = settled.config, dataset = settled.dataset, gate = settled.gate,
+    options = given, resumed = self.state.step > 0,
+  })
   self:emit("on_train_begin", {
     run_dir = folder.path, total_steps = settled.total_steps, epochs = settled.epochs, gate = settled.gate,
     steps_per_epoch = settled.steps_per_epoch, dataset = settled.dataset, config = settled.config,
