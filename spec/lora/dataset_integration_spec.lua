@@ -111,8 +111,8 @@ describe("formatters", function()
   end
 
   it("are listed and refused by name", function()
-    assert.same({ "fever", "gsm8k", "scifact" }, dataset_integration.formatters())
-    assert.same({ "scifact" }, dataset_integration.datasets())
+    assert.same({ "fever", "gsm8k", "scifact", "scifact_cns" }, dataset_integration.formatters())
+    assert.same({ "scifact", "scifact_cns" }, dataset_integration.datasets())
     expect.raises('unknown formatter "fevr"; did you mean "fever"?', dataset_integration.formatter, "fevr")
   end)
 

@@ -29,4 +29,14 @@ function fields.strings(example, key)
   return value
 end
 
+--- The table under a key; raises naming the key otherwise.
+---@param example table
+---@param key string
+---@return table
+function fields.table(example, key)
+  local value = example[key]
+  if type(value) ~= "table" then fail(key, "a list", value) end
+  return value
+end
+
 return fields

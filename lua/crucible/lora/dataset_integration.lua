@@ -24,12 +24,15 @@ local dataset_integration = {}
 ---@field labels string[]?     what outputs can be
 ---@field splits string[]
 ---@field fallback table<string, string>?  split that evaluation takes when the asked one has no labels
----@field open fun(folder: string, split: string): function?, string?, string?  reader of rows, its path; nil: not here
+---@field folder string?      in which it lies among the data folders; default: its name
+---@field options string[]?    row options that it alone understands, given to open
+---@field open fun(folder: string, split: string, options: table): function?, string?, string?  reader of rows, its path; nil: not here
 ---@field advice (fun(split: string): string)?  what to put where
 
-local datasets = { scifact = "crucible.datasets.scifact" }
+local datasets = { scifact = "crucible.datasets.scifact", scifact_cns = "crucible.datasets.scifact_cns" }
 local formatters = {
   scifact = "crucible.formatters.scifact", fever = "crucible.formatters.fever", gsm8k = "crucible.formatters.gsm8k",
+  scifact_cns = "crucible.formatters.scifact_cns",
 }
 
 local function sorted_names(registry)
@@ -96,6 +99,8 @@ local dataset_options = schema.new("register_dataset", {
   { name = "open", required = true, check = schema.callable, doc = "(folder, split) → reader of rows, path" },
   { name = "splits", default = { "train" }, check = schema.list(schema.string, { nonempty = true }), doc = "names" },
   { name = "formatter", check = schema.either(schema.string, schema.callable), doc = "of its rows" },
+  { name = "folder", check = schema.nonempty_string, doc = "in which it lies among the data folders; default: its name" },
+  { name = "options", check = schema.list(schema.string), doc = "row options that it alone understands" },
   { name = "labels", check = schema.list(schema.string), doc = "what outputs can be" },
   { name = "fallback", check = schema.table, doc = "split taken by evaluation for another without labels" },
   { name = "advice", check = schema.callable, doc = "(split) → what to put where" },
@@ -123,9 +128,10 @@ local function contains(list, value)
 end
 
 local function folders_of(dataset, given_path)
-  if given_path then return { given_path, paths.join(given_path, dataset.name) } end
+  local name = dataset.folder or dataset.name
+  if given_path then return { given_path, paths.join(given_path, name) } end
   local folders = {}
-  for i, root in ipairs(paths.data()) do folders[i] = paths.join(root, dataset.name) end
+  for i, root in ipairs(paths.data()) do folders[i] = paths.join(root, name) end
   return folders
 end
 
@@ -142,7 +148,7 @@ local function open_named(dataset, options)
   end
   local folders = folders_of(dataset, options.path)
   for _, folder in ipairs(folders) do
-    local next_row, path, code = dataset.open(folder, options.split)
+    local next_row, path, code = dataset.open(folder, options.split, options)
     if code then return nil, path, code end
     if next_row then return next_row, path end
   end
@@ -211,7 +217,20 @@ local common_entries = {
   { name = "formatter", check = schema.either(schema.nonempty_string, schema.callable), doc = "the same, by name" },
   { name = "filter", check = schema.callable, doc = "(raw row) → false to leave it out" },
   { name = "limit", check = schema.integer { min = 0 }, doc = "rows at most" },
+  { name = "distractors", check = schema.integer { min = 0 }, doc = "of scifact_cns: other abstracts in each prompt" },
+  { name = "distractors_seed", check = schema.integer(), doc = "of the choice of distractors; default: 0" },
 }
+
+-- Options that only some data sets understand.
+local special_options = { "distractors", "distractors_seed" }
+
+local function check_special_options(source, dataset, options)
+  for _, name in ipairs(special_options) do
+    if options[name] ~= nil and not (dataset and contains(dataset.options or {}, name)) then
+      errors.raise('%s is no option of the dataset %s', name, type(source) == "string" and source or "given as a table")
+    end
+  end
+end
 
 local function with(entries, more)
   local joined = table.move(entries, 1, #entries, 1, {})
@@ -255,6 +274,7 @@ local function converter(next_raw, where, options, dataset)
 end
 
 local function start(source, options)
+  check_special_options(source, dataset_integration.find(source), options)
   local next_raw, where, code, dataset = open(source, options)
   if not next_raw then return nil, where, code end
   return converter(next_raw, where, options, dataset), where
