@@ -3,7 +3,10 @@
 Rows run one at a time without padding. A datum is {"tokens", "targets"?, "weights"?} as the engine
 takes it: without targets, tokens[1:] are the targets of tokens[:-1].
 """
+import contextlib
+import io
 import os
+import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -14,6 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import hashed
 
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 SEVEN = ATTENTION + ["gate_proj", "up_proj", "down_proj"]
 TARGET_SETS = {"attention": ATTENTION, "all": SEVEN}
@@ -21,8 +26,9 @@ TARGET_SETS = {"attention": ATTENTION, "all": SEVEN}
 
 def load(gguf):
     folder, name = os.path.split(os.path.abspath(gguf))
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32,
-                                                 attn_implementation="eager")
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars; failures are raised
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32,
+                                                     attn_implementation="eager")
     del model.config.quantization_config  # the weights are plain float32 by now
     model.hf_quantizer = None
     model.is_quantized = None
