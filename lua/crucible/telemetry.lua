@@ -37,7 +37,7 @@ telemetry.events = {
     measurements = "loss, lr, grad_norm, update_norm, tokens, supervised, seconds, tokens_per_s, memory (peak, bytes)",
     metadata = "step, epoch, total_steps, skipped, components (numbers by loss), event (what on_step_end is given: "
       .. "with gradient hooks also gradients, gradient_norms, gradient_stats, gradient_flow, gradient_health, "
-      .. "gradient_issues)" },
+      .. "gradient_issues), row (the step's line of telemetry.jsonl)" },
   { name = "epoch.stop", measurements = "mean_loss", metadata = "epoch, step, metrics" },
   { name = "evaluation.start", measurements = "", metadata = "step, epoch" },
   { name = "evaluation.stop", measurements = "seconds, and every metric that is a number",

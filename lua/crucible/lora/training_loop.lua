@@ -5,6 +5,7 @@
 --
 --     runs/<experiment_id>/manifest.json      every resolved value, digests, versions, results
 --                          telemetry.jsonl    one object a step
+--                          evaluations.jsonl  one object an evaluation, with some of the answers
 --                          checkpoints/step_000100/…
 --
 -- Nothing is printed unless a reporter is among the callbacks (crucible.callbacks.console).
@@ -21,10 +22,12 @@ local manifest = require "crucible.lora.manifest"
 local paths = require "crucible.paths"
 local plan = require "crucible.lora.plan"
 local run_folder = require "crucible.lora.run_folder"
+local run_records = require "crucible.lora.run_records"
 local schedule = require "crucible.lora.schedule"
 local schema = require "crucible.schema"
 local suggest = require "crucible.suggest"
 local telemetry = require "crucible.telemetry"
+local views = require "crucible.callbacks.views"
 
 local training_loop = {}
 
@@ -99,6 +102,7 @@ local loop_entries = {
 }
 table.move(dataset_integration.row_options.entries, 1, #dataset_integration.row_options.entries, #loop_entries + 1,
   loop_entries)
+table.move(views.entries, 1, #views.entries, #loop_entries + 1, loop_entries)
 local run_options = schema.new("training_loop.run", loop_entries)
 
 ---@class crucible.lora.Run
@@ -327,7 +331,7 @@ function Run:tell_step(event)
   for _, name in ipairs(step_measurements) do measurements[name] = event[name] end
   self:tell("step.stop", measurements, {
     step = event.step, epoch = event.epoch, total_steps = event.total_steps, skipped = event.skipped,
-    components = event.components, event = event,
+    components = event.components, event = event, row = self.row,
   })
 end
 
@@ -335,6 +339,7 @@ function Run:record(event)
   local row = {}
   for _, field in ipairs(telemetry_fields) do row[field] = event[field] end
   if self.points then row.hooks = self.points:telemetry(event) end
+  self.row = row
   return self.folder:append(row)
 end
 
@@ -371,6 +376,8 @@ function Run:evaluate(step_event)
   self:tell("evaluation.stop", measurements, {
     step = event.step, epoch = event.epoch, metrics = event.metrics, result = found,
   })
+  ok, message, code = run_records.add_evaluation(self.folder.path, found, { step = event.step, epoch = event.epoch })
+  if not ok then return nil, message, code end
   self:emit("on_evaluate", event)
   return true
 end
@@ -540,7 +547,7 @@ local function reporters_in(callbacks)
 end
 
 local function new_run(session, settled, options, evaluator, folder)
-  local callbacks = flatten(options.callbacks, {})
+  local callbacks = flatten(views.reporters(options), flatten(options.callbacks, {}))
   return setmetatable({
     session = session, plan = settled, options = options, callbacks = callbacks, folder = folder, started = fs.clock(),
     channel = telemetry.channel({
