@@ -44,6 +44,63 @@ static int tokenizer_encode(lua_State *L)
     return 1;
 }
 
+/* Room is made before the pointers are taken: a finalizer that runs while it is made could
+ * change the list. */
+static int tokenizer_encode_all(lua_State *L)
+{
+    bind_place place = {2, "texts", {0, 0}};
+    bool parse_special = lua_toboolean(L, 3) != 0;
+    lua_Integer threads = luaL_optinteger(L, 4, 0);
+    luaL_argcheck(L, threads >= 0 && threads <= 1024, 4, "threads: expected 0 to 1024");
+    lua_settop(L, 2);
+    size_t count = bind_list_length(L, place);
+    const char **texts = bind_space(L, count, sizeof *texts);
+    size_t *lengths = bind_space(L, count, sizeof *lengths);
+    bind_box *ids_box = bind_push_box(L, NULL), *ends_box = bind_push_box(L, NULL);
+    luaL_checkstack(L, 4, NULL);
+    for (size_t i = 0; i < count; i++) {
+        if (lua_rawgeti(L, 2, (lua_Integer)i + 1) != LUA_TSTRING)
+            bind_place_error(L, place, "[%I]: expected a string, got %s", (LUAI_UACINT)i + 1,
+                             luaL_typename(L, -1));
+        texts[i] = lua_tolstring(L, -1, &lengths[i]);
+        lua_pop(L, 1);
+    }
+    int32_t *ids = NULL;
+    size_t *ends = NULL;
+    int code = cr_tokenizer_encode_all(check_tokenizer(L), texts, lengths, count, parse_special,
+                                       (int)threads, &ids, &ends);
+    ids_box->memory = ids;
+    ends_box->memory = ends;
+    if (code < 0)
+        return bind_failure(L, code);
+    bind_new_list(L, count);
+    for (size_t i = 0, from = 0; i < count; from = ends[i++]) {
+        bind_push_ids(L, ids + from, ends[i] - from);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
+static int tokenizer_ends(lua_State *L)
+{
+    bind_place place = {2, "ids", {0, 0}};
+    lua_settop(L, 2);
+    size_t count = bind_list_length(L, place);
+    int32_t *ids = bind_space(L, count, sizeof *ids);
+    size_t *ends = bind_space(L, count, sizeof *ends);
+    lua_pushvalue(L, 2);
+    bind_read_ids(L, place, ids, count);
+    int code = cr_tokenizer_ends(check_tokenizer(L), ids, count, ends);
+    if (code < 0)
+        return bind_failure(L, code);
+    bind_new_list(L, count);
+    for (size_t i = 0; i < count; i++) {
+        lua_pushinteger(L, (lua_Integer)ends[i]);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 1;
+}
+
 static int tokenizer_decode(lua_State *L)
 {
     bind_place place = {2, "ids", {0, 0}};
@@ -132,8 +189,14 @@ static int tokenizer_tostring(lua_State *L)
 }
 
 static const luaL_Reg methods[] = {
-    {"encode", tokenizer_encode}, {"decode", tokenizer_decode},         {"info", tokenizer_info},
-    {"find", tokenizer_find},     {"is_special", tokenizer_is_special}, {NULL, NULL},
+    {"encode", tokenizer_encode},
+    {"encode_all", tokenizer_encode_all},
+    {"decode", tokenizer_decode},
+    {"ends", tokenizer_ends},
+    {"info", tokenizer_info},
+    {"find", tokenizer_find},
+    {"is_special", tokenizer_is_special},
+    {NULL, NULL},
 };
 
 static const luaL_Reg metamethods[] = {

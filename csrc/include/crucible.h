@@ -127,6 +127,19 @@ CR_API const cr_tokenizer *cr_model_tokenizer(const cr_model *model);
 CR_API int cr_tokenizer_encode(const cr_tokenizer *tokenizer, const char *text, size_t length,
                                bool parse_special, int32_t **ids, size_t *count);
 
+/* Encodes `count` texts on `threads` threads (0 = as many as the process may use), each as
+ * cr_tokenizer_encode does. The ids of text i are ids[ends[i - 1]..ends[i]), from 0 for the first.
+ * *ids and *ends [count] are the caller's: cr_free. */
+CR_API int cr_tokenizer_encode_all(const cr_tokenizer *tokenizer, const char *const *texts,
+                                   const size_t *lengths, size_t count, bool parse_special,
+                                   int threads, int32_t **ids, size_t **ends);
+
+/* Where each token ends in the text that cr_tokenizer_decode gives without skip_special:
+ * ends[i] bytes in [count]. A byte that several tokens spell ends with the last of them and
+ * belongs to the first. CR_EARG for an id outside the vocabulary. */
+CR_API int cr_tokenizer_ends(const cr_tokenizer *tokenizer, const int32_t *ids, size_t count,
+                             size_t *ends);
+
 /* Bytes of the ids, special tokens as their text unless skip_special. *text is
  * terminated and the caller's: cr_free. CR_EARG for an id outside the
  * vocabulary. */

@@ -50,6 +50,11 @@ size_t cr_byte_escape_split(int32_t *ids, const int32_t byte_ids[256], const cha
     return count;
 }
 
+bool cr_byte_escape_at(const int32_t byte_ids[256], const char *bytes, size_t length)
+{
+    return read_escape(byte_ids, (const unsigned char *)bytes, length) >= 0;
+}
+
 size_t cr_byte_escape_undo(char *bytes, const int32_t byte_ids[256], size_t length)
 {
     const unsigned char *from = (const unsigned char *)bytes;

@@ -25,6 +25,9 @@ int cr_byte_escape_lacks(const int32_t byte_ids[256]);
 size_t cr_byte_escape_split(int32_t *ids, const int32_t byte_ids[256], const char *bytes,
                             size_t length);
 
+/* Whether an escape stands at the start of `bytes`. */
+bool cr_byte_escape_at(const int32_t byte_ids[256], const char *bytes, size_t length);
+
 /* Undoes escapes in place and returns the new length. */
 size_t cr_byte_escape_undo(char *bytes, const int32_t byte_ids[256], size_t length);
 

@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "base/parallel.h"
 #include "text/bpe.h"
 #include "text/byte_escape.h"
 #include "text/pretokenize.h"
@@ -377,6 +378,137 @@ int cr_tokenizer_encode(const cr_tokenizer *tokenizer, const char *text, size_t 
     return CR_OK;
 }
 
+/* ---- many texts --------------------------------------------------------------------- */
+
+#define BLOCK_BYTES 65536 /* of text that one task encodes; at least one text */
+
+/* A run of texts and what became of it. */
+typedef struct block {
+    size_t first, count;
+    int32_t *ids;
+    size_t ids_count, failed; /* failed = number of the text that could not be encoded */
+    int code;
+} block;
+
+typedef struct encode_job {
+    const cr_tokenizer *tokenizer;
+    const char *const *texts;
+    const size_t *lengths;
+    size_t *ends; /* of each text's ids in its block */
+    block *blocks;
+    bool parse_special;
+} encode_job;
+
+static int encode_block(encoder *e, const encode_job *job, block *b)
+{
+    CR_TRY(cr_splitter_create(&e->splitter, e->tokenizer->pretokenizer));
+    for (size_t i = b->first; i < b->first + b->count; i++) {
+        const char *text = job->lengths[i] ? job->texts[i] : "";
+        b->failed = i;
+        CR_TRY(reserve(e, job->lengths[i] / 4 + 16));
+        CR_TRY(job->parse_special ? encode_with_special(e, text, job->lengths[i])
+                                  : encode_plain(e, text, job->lengths[i]));
+        job->ends[i] = e->count;
+    }
+    return CR_OK;
+}
+
+static void encode_task(void *argument, size_t task, int thread)
+{
+    (void)thread;
+    const encode_job *job = argument;
+    block *b = &job->blocks[task];
+    encoder e = {.tokenizer = job->tokenizer};
+    b->code = encode_block(&e, job, b);
+    cr_splitter_free(e.splitter);
+    cr_bpe_work_free(&e.work);
+    b->ids = e.ids;
+    b->ids_count = e.count;
+}
+
+/* Cuts the texts into blocks; their number. With blocks = NULL it only counts. */
+static size_t cut_blocks(block *blocks, const size_t *lengths, size_t count)
+{
+    size_t made = 0;
+    for (size_t first = 0, next; first < count; first = next, made++) {
+        size_t bytes = 0;
+        for (next = first; next < count && bytes < BLOCK_BYTES; next++)
+            bytes = lengths[next] < SIZE_MAX - bytes ? bytes + lengths[next] : SIZE_MAX;
+        if (blocks)
+            blocks[made] = (block){.first = first, .count = next - first};
+    }
+    return made;
+}
+
+/* A task's message stays in its thread: the text is encoded again for it. */
+static int block_failure(const encode_job *job, const block *b)
+{
+    int32_t *ids;
+    size_t count;
+    int code = cr_tokenizer_encode(job->tokenizer, job->texts[b->failed], job->lengths[b->failed],
+                                   job->parse_special, &ids, &count);
+    cr_free(ids);
+    return code < 0 ? code
+                    : cr_fail(b->code, "out of memory while encoding text %zu", b->failed + 1);
+}
+
+static int join_blocks(const encode_job *job, size_t count, int32_t **ids)
+{
+    size_t total = 0, at = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (job->blocks[i].code < 0)
+            return block_failure(job, &job->blocks[i]);
+        total += job->blocks[i].ids_count;
+    }
+    *ids = cr_calloc(total, sizeof **ids);
+    if (!*ids)
+        return CR_ENOMEM;
+    for (size_t i = 0; i < count; i++) {
+        const block *b = &job->blocks[i];
+        if (b->ids_count)
+            memcpy(*ids + at, b->ids, b->ids_count * sizeof **ids);
+        for (size_t text = b->first; text < b->first + b->count; text++)
+            job->ends[text] += at;
+        at += b->ids_count;
+    }
+    return CR_OK;
+}
+
+static int run_blocks(encode_job *job, size_t count, int threads)
+{
+    cr_pool *pool = NULL;
+    CR_TRY(cr_pool_create(&pool, threads));
+    cr_parallel_for(pool, count, encode_task, job);
+    cr_pool_free(pool);
+    return CR_OK;
+}
+
+int cr_tokenizer_encode_all(const cr_tokenizer *tokenizer, const char *const *texts,
+                            const size_t *lengths, size_t count, bool parse_special, int threads,
+                            int32_t **ids, size_t **ends)
+{
+    *ids = NULL;
+    *ends = cr_calloc(count, sizeof **ends);
+    size_t blocks = cut_blocks(NULL, lengths, count);
+    encode_job job = {tokenizer,    texts, lengths, *ends, cr_calloc(blocks, sizeof(block)),
+                      parse_special};
+    int code = *ends && job.blocks ? CR_OK : CR_ENOMEM;
+    if (code == CR_OK) {
+        cut_blocks(job.blocks, lengths, count);
+        code = run_blocks(&job, blocks, threads);
+    }
+    if (code == CR_OK)
+        code = join_blocks(&job, blocks, ids);
+    for (size_t i = 0; job.blocks && i < blocks; i++)
+        cr_free(job.blocks[i].ids);
+    cr_free(job.blocks);
+    if (code < 0) {
+        cr_free(*ends);
+        *ends = NULL;
+    }
+    return code;
+}
+
 /* ---- decode ------------------------------------------------------------------------- */
 
 /* The bytes an id stands for in the output. */
@@ -436,5 +568,78 @@ int cr_tokenizer_decode(const cr_tokenizer *tokenizer, const int32_t *ids, size_
     *length = write_text(tokenizer, ids, count, skip_special, out);
     out[*length] = '\0';
     *text = out;
+    return CR_OK;
+}
+
+/* ---- where tokens end ------------------------------------------------------------------ */
+
+/* The text of `count` ids without an added token among them, escapes as they are. */
+static void copy_tokens(const cr_tokenizer *tokenizer, const int32_t *ids, size_t count, char *out)
+{
+    for (size_t i = 0; i < count; i++) {
+        cr_text token = tokenizer->vocabulary.texts[ids[i]];
+        memcpy(out, token.bytes, token.length);
+        out += token.length;
+    }
+}
+
+/* Ends of tokens in a stretch whose text holds escapes: a token that ends within an escape ends
+ * where the byte does. */
+static void end_escaped(const cr_tokenizer *tokenizer, const int32_t *ids, size_t count,
+                        const char *text, size_t length, size_t start, size_t *ends)
+{
+    const int32_t *byte_ids = tokenizer->vocabulary.byte_ids;
+    size_t token = 0, token_end = tokenizer->vocabulary.texts[ids[0]].length, written = 0;
+    for (size_t at = 0; at < length;) {
+        bool escape = cr_byte_escape_at(byte_ids, text + at, length - at);
+        at += escape ? CR_BYTE_ESCAPE_LENGTH : 1;
+        written++;
+        for (; token < count && token_end <= at; token++) {
+            ends[token] = start + written;
+            token_end += token + 1 < count ? tokenizer->vocabulary.texts[ids[token + 1]].length : 0;
+        }
+    }
+}
+
+static size_t text_length(const cr_tokenizer *tokenizer, const int32_t *ids, size_t count)
+{
+    size_t length = 0;
+    for (size_t i = 0; i < count; i++)
+        length += tokenizer->vocabulary.texts[ids[i]].length;
+    return length;
+}
+
+/* Ends of a stretch between added tokens; *start moves behind it. `scratch` has room for its text. */
+static void end_stretch(const cr_tokenizer *tokenizer, const int32_t *ids, size_t count,
+                        char *scratch, size_t *start, size_t *ends)
+{
+    if (count == 0)
+        return;
+    size_t length = text_length(tokenizer, ids, count), at = *start;
+    for (size_t i = 0; i < count; i++)
+        ends[i] = at += tokenizer->vocabulary.texts[ids[i]].length;
+    if (!tokenizer->vocabulary.has_all_bytes) {
+        copy_tokens(tokenizer, ids, count, scratch);
+        end_escaped(tokenizer, ids, count, scratch, length, *start, ends);
+    }
+    *start = ends[count - 1];
+}
+
+int cr_tokenizer_ends(const cr_tokenizer *tokenizer, const int32_t *ids, size_t count, size_t *ends)
+{
+    size_t bytes, start = 0, first = 0;
+    CR_TRY(measure(tokenizer, ids, count, false, &bytes));
+    char *scratch = cr_alloc(bytes);
+    if (!scratch)
+        return CR_ENOMEM;
+    for (size_t i = 0; i <= count; i++) {
+        if (i < count && !cr_vocabulary_is_added(&tokenizer->vocabulary, ids[i]))
+            continue;
+        end_stretch(tokenizer, ids + first, i - first, scratch, &start, ends + first);
+        if (i < count)
+            ends[i] = start += tokenizer->vocabulary.texts[ids[i]].length;
+        first = i + 1;
+    }
+    cr_free(scratch);
     return CR_OK;
 }

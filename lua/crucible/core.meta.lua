@@ -78,6 +78,19 @@ local Tokenizer = {}
 ---@return integer[]? ids, string? message, string? code
 function Tokenizer:encode(text, parse_special) end
 
+--- The same for many texts at once, on several threads (0, the default: as many as may be used).
+---@param texts string[]
+---@param parse_special boolean?
+---@param threads integer?
+---@return integer[][]? ids, string? message, string? code
+function Tokenizer:encode_all(texts, parse_special, threads) end
+
+--- Where each token ends, in bytes of the text that decode gives. A byte that several tokens spell
+--- ends with the last of them.
+---@param ids integer[]
+---@return integer[]? ends, string? message, string? code  "argument": an id outside the vocabulary
+function Tokenizer:ends(ids) end
+
 --- The bytes of the ids; special tokens as their text unless `skip_special`.
 ---@param ids integer[]
 ---@param skip_special boolean?

@@ -46,6 +46,20 @@ end
 ---@return integer[]
 function Tokenizer:encode(text, parse_special) return self.core:encode(text, parse_special) end
 
+--- The same for many texts at once, on several threads (default: as many as may be used).
+---@param texts string[]
+---@param parse_special boolean?
+---@param threads integer?
+---@return integer[][]? ids, string? message, string? code
+function Tokenizer:encode_all(texts, parse_special, threads)
+  return self.core:encode_all(texts, parse_special, threads)
+end
+
+--- Where each token ends, in bytes of the text that decode gives of the same ids.
+---@param ids integer[]
+---@return integer[]? ends, string? message, string? code
+function Tokenizer:ends(ids) return self.core:ends(ids) end
+
 --- Text of ids; special tokens as their text unless `skip_special`.
 ---@param ids integer[]
 ---@param skip_special boolean?

@@ -28,6 +28,26 @@ describe("Tokenizer", function()
     end
   end)
 
+  it("encodes many texts as it encodes one", function()
+    local texts = { "some", "", "text \xff" }
+    local all = assert(tokenizer:encode_all(texts, false, 2))
+    for i, text in ipairs(texts) do assert.same(tokenizer:encode(text), all[i]) end
+    expect.raises("texts[1]: expected a string, got boolean", tokenizer.encode_all, tokenizer, { false, "x" })
+  end)
+
+  it("tells where tokens end", function()
+    local text = "some text of its own"
+    local ids, at = tokenizer:encode(text), 0
+    local ends = assert(tokenizer:ends(ids))
+    for i, id in ipairs(ids) do
+      assert.equal(tokenizer:decode { id }, text:sub(at + 1, ends[i]))
+      at = ends[i]
+    end
+    assert.equal(#text, at)
+    assert.same({}, tokenizer:ends {})
+    expect.fails("argument", "99999", tokenizer:ends { 99999 })
+  end)
+
   it("describes itself", function()
     local info = tokenizer:info()
     assert.equal("gpt2", info.model)

@@ -42,6 +42,21 @@ local special_texts = { [fake.EOS] = "<eos>", [fake.BOS] = "<bos>" }
 
 function Tokenizer:encode(text) return { text:byte(1, -1) } end -- luacheck: ignore self
 
+function Tokenizer:encode_all(texts)
+  local all = {}
+  for i, text in ipairs(texts) do all[i] = self:encode(text) end
+  return all
+end
+
+function Tokenizer:ends(ids)
+  local ends, at = {}, 0
+  for i, id in ipairs(ids) do
+    at = at + #self:decode { id }
+    ends[i] = at
+  end
+  return ends
+end
+
 function Tokenizer:decode(ids, skip_special) -- luacheck: ignore self
   local parts = {}
   for i, id in ipairs(ids) do

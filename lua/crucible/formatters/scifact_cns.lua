@@ -2,18 +2,20 @@
 -- (North-Shore-AI, crucible_framework, MIT).
 local fields = require "crucible.formatters.fields"
 
-local PROMPT = [[
-You are extracting atomic claims and their logical relations from scientific abstracts.
-
-Passage:
-%s
-
-Task:
-1. Restate the passage's central hypothesis verbatim (or with minimal edits) as CLAIM[c1].
-2. Continue listing distinct factual claims as CLAIM[c#] (Document <doc_id>): <text> using precise language from the passage.
-3. Use RELATION: <source_id> <supports|refutes> <target_id> to link evidence claims to the main hypothesis.
-
-]]
+local PROMPT = table.concat({
+  "You are extracting atomic claims and their logical relations from scientific abstracts.",
+  "",
+  "Passage:",
+  "%s",
+  "",
+  "Task:",
+  "1. Restate the passage's central hypothesis verbatim (or with minimal edits) as CLAIM[c1].",
+  "2. Continue listing distinct factual claims as CLAIM[c#] (Document <doc_id>): <text> using precise language from "
+    .. "the passage.",
+  "3. Use RELATION: <source_id> <supports|refutes> <target_id> to link evidence claims to the main hypothesis.",
+  "",
+  "",
+}, "\n")
 
 local verbs = { SUPPORT = "supports", CONTRADICT = "refutes" }
 

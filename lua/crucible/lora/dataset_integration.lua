@@ -26,7 +26,7 @@ local dataset_integration = {}
 ---@field fallback table<string, string>?  split that evaluation takes when the asked one has no labels
 ---@field folder string?      in which it lies among the data folders; default: its name
 ---@field options string[]?    row options that it alone understands, given to open
----@field open fun(folder: string, split: string, options: table): function?, string?, string?  reader of rows, its path; nil: not here
+---@field open fun(folder: string, split: string, options: table): function?, string?, string?  reader of rows, its path; or nil
 ---@field advice (fun(split: string): string)?  what to put where
 
 local datasets = { scifact = "crucible.datasets.scifact", scifact_cns = "crucible.datasets.scifact_cns" }
@@ -99,7 +99,7 @@ local dataset_options = schema.new("register_dataset", {
   { name = "open", required = true, check = schema.callable, doc = "(folder, split) → reader of rows, path" },
   { name = "splits", default = { "train" }, check = schema.list(schema.string, { nonempty = true }), doc = "names" },
   { name = "formatter", check = schema.either(schema.string, schema.callable), doc = "of its rows" },
-  { name = "folder", check = schema.nonempty_string, doc = "in which it lies among the data folders; default: its name" },
+  { name = "folder", check = schema.nonempty_string, doc = "its own among the data folders; default: its name" },
   { name = "options", check = schema.list(schema.string), doc = "row options that it alone understands" },
   { name = "labels", check = schema.list(schema.string), doc = "what outputs can be" },
   { name = "fallback", check = schema.table, doc = "split taken by evaluation for another without labels" },

@@ -1,11 +1,13 @@
--- Rows to datums: `{ tokens, weights, metadata, row, prompt_length }`. weights has one value a
+-- Rows to datums: `{ tokens, weights, metadata, row, prompt_length, seam }`. weights has one value a
 -- target, and tokens[i + 1] is the target at i: 0 on the prompt, the row's weight on the answer
--- and on the end token that follows it.
+-- and on the end token that follows it. seam is the number of bytes (0 or 1) that stand between prompt
+-- and output; datums.positions finds the tokens of a stretch of the output.
 --
 -- A row over the limit loses tokens of its prompt from the left (a BOS stays), or is dropped;
 -- the answer is never cut. Both are counted.
 local errors = require "crucible.errors"
 local schema = require "crucible.schema"
+local tokenizer_module = require "crucible.tokenizer"
 
 local datums = {}
 
@@ -49,7 +51,46 @@ function datums.row(tokenizer, row, limits)
     prompt = cut_left(tokenizer, prompt, room)
   end
   local tokens, weights = join(prompt, answer, row.weight or 1)
-  return { tokens = tokens, weights = weights, metadata = row.metadata, prompt_length = #prompt }, nil, over
+  return {
+    tokens = tokens, weights = weights, metadata = row.metadata, prompt_length = #prompt,
+    seam = #tokenizer_module.seam(row.input, row.output),
+  }, nil, over
+end
+
+-- The first place in an ascending list whose value is at least `least`.
+local function first_at_least(ends, least)
+  local low, high = 1, #ends
+  while low < high do
+    local middle = (low + high) // 2
+    if ends[middle] >= least then high = middle else low = middle + 1 end
+  end
+  return low
+end
+
+--- The tokens that spell stretches of an output: for spans { first, last } of its bytes (from 1, both
+--- included, as string.find gives them) the positions { first, last } in datum.tokens. A token that
+--- reaches into a span belongs to it. tokens[p] is the target at p - 1, so the target positions of
+--- a span are first - 1 to last - 1.
+---@param tokenizer crucible.Tokenizer
+---@param datum { tokens: integer[], prompt_length: integer, seam: integer }
+---@param spans integer[][]
+---@return integer[][] positions  one a span
+function datums.positions(tokenizer, datum, spans)
+  local answer = table.move(datum.tokens, datum.prompt_length + 1, #datum.tokens, 1, {})
+  local ends, positions = assert(tokenizer:ends(answer)), {}
+  local length = (ends[#ends] or 0) - datum.seam
+  for i, span in ipairs(spans) do
+    local first, last = span[1], span[2]
+    if not (first and last and 1 <= first and first <= last and last <= length) then
+      errors.raise("datums.positions: span %d is %s to %s, expected bytes of an output of %d at most", i,
+        tostring(first), tostring(last), length)
+    end
+    positions[i] = {
+      datum.prompt_length + first_at_least(ends, first + datum.seam),
+      datum.prompt_length + first_at_least(ends, last + datum.seam),
+    }
+  end
+  return positions
 end
 
 ---@class crucible.lora.datums.Counts
