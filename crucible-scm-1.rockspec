@@ -24,6 +24,7 @@ dependencies = {
 
 external_dependencies = {
   PCRE2 = { header = "pcre2.h", library = "pcre2-8" },
+  CURL = { header = "curl/curl.h", library = "curl" },
 }
 
 build = {
@@ -36,5 +37,5 @@ build = {
   },
 }
 
-test_dependencies = { "busted" }
+test_dependencies = { "busted", "luasocket" }
 test = { type = "command", command = "scripts/specs build.luarocks" }

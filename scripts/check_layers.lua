@@ -6,7 +6,7 @@
 -- Prints one `file:line: message` a violation; the exit status is 1 when there is any.
 
 -- Left to right: a file may include its own floor and the floors before it.
-local FLOORS = { "base", "math", "file", "text", "model", "lora", "train" }
+local FLOORS = { "base", "math", "file", "net", "text", "model", "lora", "train" }
 
 -- What a file may include beyond the rule above.
 local PUBLIC_HEADERS = { ["include/crucible.h"] = true, ["include/crucible_lua.h"] = true }
@@ -15,13 +15,17 @@ local SEES_EVERY_FLOOR = { -- specs reach kernels through these
   ["csrc/bind/debug_math.c"] = true,
   ["csrc/bind/debug_tensor.c"] = true,
 }
-local ALSO_SEES = { ["csrc/bind/fs.c"] = "file" } -- durable files and digests for Lua
+local ALSO_SEES = {
+  ["csrc/bind/fs.c"] = "file", -- durable files and digests for Lua
+  ["csrc/bind/http.c"] = "net",
+}
 
 -- System headers and calls that belong to one place. `only`: folders or files that may.
 local OWNED_HEADERS = {
   { names = { "lua.h", "lauxlib.h", "lualib.h", "luaconf.h" }, only = { "csrc/bind/" }, what = "Lua" },
   { names = { "pthread.h", "threads.h", "omp.h" }, only = { "csrc/base/parallel.c" }, what = "threads" },
   { names = { "pcre2.h" }, only = { "csrc/text/" }, what = "PCRE2" },
+  { names = { "curl/curl.h", "curl/multi.h", "curl/easy.h" }, only = { "csrc/net/" }, what = "libcurl" },
 }
 local OWNED_CALLS = {
   {
@@ -47,6 +51,7 @@ local OWNED_CALLS = {
 -- The Lua files that may require the C module; everything else goes through them.
 local CORE_USERS = {
   ["lua/crucible/adapters/local.lua"] = true,
+  ["lua/crucible/download.lua"] = true,
   ["lua/crucible/init.lua"] = true,
   ["lua/crucible/model.lua"] = true,
   ["lua/crucible/models.lua"] = true,

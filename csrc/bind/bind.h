@@ -43,6 +43,9 @@ extern const bind_class bind_tokenizer_class;
 extern const bind_class bind_session_class;
 extern const bind_class bind_generation_class;
 extern const bind_class bind_box_class;
+extern const bind_class bind_http_class;
+extern const bind_class bind_transfer_class;
+extern const bind_class bind_lock_class;
 
 /* The first member of every handle's userdata. */
 typedef struct bind_handle {
@@ -209,6 +212,7 @@ int bind_statistics(lua_State *L);
 int bind_session_generate(lua_State *L); /* generation.c */
 int bind_session_score(lua_State *L);
 extern const luaL_Reg bind_fs_functions[]; /* fs.c */
+int bind_open_http(lua_State *L);          /* http.c */
 
 #ifdef CR_DEBUG_BINDING
 CR_API int luaopen_crucible_core_debug(lua_State *L); /* debug.c */

@@ -36,6 +36,8 @@ static const luaL_Reg functions[] = {
     {"open_model", bind_model_open},
     /* gradient.c */
     {"statistics", bind_statistics},
+    /* http.c */
+    {"open_http", bind_open_http},
     {NULL, NULL},
 };
 
@@ -46,6 +48,9 @@ static const bind_class *const classes[] = {
     &bind_session_class,    /* session.c, parameter.c, gradient.c */
     &bind_generation_class, /* generation.c */
     &bind_tensor_class,     /* tensor.c, tensor_ops.c */
+    &bind_lock_class,       /* fs.c */
+    &bind_http_class,       /* http.c */
+    &bind_transfer_class,
 };
 
 #ifdef CR_DEBUG_BINDING

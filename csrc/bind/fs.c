@@ -12,6 +12,7 @@
 #endif
 
 #include "file/fsio.h"
+#include "file/lock.h"
 #include "file/sha256.h"
 
 /* ---- files and folders --------------------------------------------------------- */
@@ -129,6 +130,46 @@ static int fs_stat(lua_State *L)
     return 1;
 }
 
+/* ---- locks ------------------------------------------------------------------------ */
+
+static int fs_lock(lua_State *L)
+{
+    const char *path = bind_path(L, 1);
+    bind_handle *handle = bind_new(L, &bind_lock_class, sizeof *handle, 0);
+    cr_lock *lock = NULL;
+    int code = cr_lock_try(&lock, path);
+    handle->core = lock;
+    if (code == CR_OK && lock == NULL) { /* somebody else has it */
+        luaL_pushfail(L);
+        return 1;
+    }
+    return bind_result(L, code);
+}
+
+static int lock_close(lua_State *L)
+{
+    cr_lock_release(bind_take(L, 1, &bind_lock_class));
+    return 0;
+}
+
+static int lock_tostring(lua_State *L)
+{
+    bind_handle *handle = bind_test(L, 1, &bind_lock_class);
+    lua_pushstring(L, handle->core ? "crucible.lock" : "crucible.lock (closed)");
+    return 1;
+}
+
+static const luaL_Reg lock_methods[] = {{"close", lock_close}, {NULL, NULL}};
+
+static const luaL_Reg lock_metamethods[] = {
+    {"__gc", lock_close},
+    {"__close", lock_close},
+    {"__tostring", lock_tostring},
+    {NULL, NULL},
+};
+
+const bind_class bind_lock_class = {"crucible.lock", lock_methods, lock_metamethods};
+
 /* ---- digests --------------------------------------------------------------------- */
 
 /* The path in { file = path } at argument 1. */
@@ -218,6 +259,7 @@ const luaL_Reg bind_fs_functions[] = {
     {"rename", fs_rename},
     {"remove_tree", fs_remove_tree},
     {"sync_folder", fs_sync_folder},
+    {"lock", fs_lock},
     {"list", fs_list},
     {"stat", fs_stat},
     {"sha256", fs_sha256},

@@ -443,6 +443,17 @@ function core.fs.remove_tree(path) end
 ---@return true? ok, string? message, string? code
 function core.fs.sync_folder(path) end
 
+---@class crucible.core.Lock  held until close, __gc or the end of the process
+local Lock = {}
+
+--- Lets the next one in. Closing twice is fine.
+function Lock:close() end
+
+--- A lock on a file, which is made when absent and stays; nil alone when somebody else holds it. Does not wait.
+---@param path string
+---@return crucible.core.Lock? lock, string? message, string? code
+function core.fs.lock(path) end
+
 --- Sorted names in a folder, without "." and "..".
 ---@param path string
 ---@return string[]? names, string? message, string? code
@@ -475,6 +486,71 @@ function core.fs.is_terminal(stream) end
 --- Peak resident memory of this process in bytes.
 ---@return integer
 function core.fs.peak_memory() end
+
+---@class crucible.core.HttpRequest
+---@field url string               http or https
+---@field method string?           GET, or POST with a body
+---@field headers string[]?        "Name: value"
+---@field ca_file string?          certificates to trust instead of the system's
+---@field connect_seconds number?  30
+---@field idle_seconds number?     without a byte before it counts as broken; 60; 0: for ever
+---@field total_seconds number?    0: for ever
+---@field redirects integer?       followed at most; 10
+---@field most integer?            bytes of the body that are accepted; 0: any number
+---@field file string?             the body of a 200 replaces this file, of a 206 it goes on at its end; else it stays in memory
+---@field size integer?            bytes that the file must have in the end
+---@field html boolean?            whether an HTML page may go into the file
+
+---@class crucible.core.HttpState
+---@field done boolean
+---@field status integer      0 until the answer's head is in
+---@field received integer    bytes of the body
+---@field expected integer?   bytes of the body, when the server says
+---@field url string          after redirects, without a password
+---@field code string?        of a transfer that failed; an answer of any status is none
+---@field message string?
+---@field transient boolean?  whether it may pass: refused, reset, cut short, timed out
+---@field unreachable boolean?  whether no connection was made
+
+---@class crucible.core.Http  HTTP transfers, as many at once as one likes
+local Http = {}
+
+---@class crucible.core.Transfer
+local Transfer = {}
+
+--- A set of transfers over libcurl.
+---@return crucible.core.Http? http, string? message, string? code
+function core.open_http() end
+
+--- Begins a request and returns at once.
+---@param request crucible.core.HttpRequest
+---@param body string?
+---@return crucible.core.Transfer? transfer, string? message, string? code
+function Http:start(request, body) end
+
+--- Moves bytes for at most that many seconds, and returns early when a transfer ends; without transfers it sleeps.
+---@param seconds number
+---@return integer? running, string? message, string? code
+function Http:wait(seconds) end
+
+--- Cancels what is under way. Closing twice is fine.
+function Http:close() end
+
+--- How far it is.
+---@return crucible.core.HttpState
+function Transfer:state() end
+
+--- A field of the answer's head, by its name in any case.
+---@param name string
+---@return string?
+function Transfer:header(name) end
+
+--- What of the body stayed in memory: all of it, or with `file` the start of an answer that is neither 200 nor 206.
+---@return string
+function Transfer:body() end
+
+--- Cancels it if it is under way. Closing twice is fine.
+function Transfer:close() end
 
 ---@class crucible.core.Array  a dense array of f32 or f64; crucible.tensor is the face for everyday use
 --- Its functions are those of core.tensor. It has __gc and __close; tostring says type and count.
