@@ -225,10 +225,144 @@ describe("evaluation refuses", function()
     { { labls = {} }, 'unknown option "labls"; did you mean "labels"?' },
     { { temperature = -1 }, "temperature must be a number of at least 0" },
     { { labels = {} }, "labels must be a list" },
+    { { labels = { "yes", "no" }, aliases = { y = "maybe" } }, 'aliases: "y" stands for "maybe", which is no label' },
+    { { truncation = "right" }, 'truncation must be one of "left", "drop", "refuse"' },
   } do
     it(case[2], function()
       local session <close> = open()
       expect.raises(case[2], lora.evaluation.evaluate, session, rows, case[1])
     end)
   end
+end)
+
+describe("labels", function()
+  it("are read without regard to case and full stops, by aliases too", function()
+    fake.reply = function(prompt) return prompt == "one:" and " Yes." or prompt == "two:" and " nope" or " no" end
+    local result = assert(evaluate { aliases = { nope = "no" }, max_tokens = 9 })
+    assert.equal("yes", result.predictions[1].predicted)
+    assert.equal(" Yes.", result.predictions[1].text)
+    assert.equal("no", result.predictions[2].predicted)
+    assert.equal(3, result.correct)
+    assert.equal(1, assert(evaluate { normalise = "exact", max_tokens = 9 }).correct)
+  end)
+
+  it("can be read by a function", function()
+    fake.reply = function() return " the answer is yes" end
+    local function last_word(text) return text:match "(%S+)$" end
+    assert.equal(2, assert(evaluate { normalise = last_word, max_tokens = 30 }).correct)
+    local session <close> = open()
+    expect.raises('normalise failed on "yes": ', lora.evaluation.evaluate, session, rows,
+      { normalise = function() error "no luck" end })
+    expect.raises('normalise failed on "yes": it returned 3, expected a string', lora.evaluation.evaluate, session,
+      rows, { normalise = function() return 3 end })
+  end)
+
+  it("may be missing where outputs are texts", function()
+    local texts = {}
+    for i = 1, 101 do texts[i] = { input = "q" .. i, output = "answer " .. i } end
+    fake.reply = function(prompt) return " answer " .. prompt:sub(2) end
+    local session <close> = open()
+    local result = assert(lora.evaluation.evaluate(session, texts))
+    assert.same({ exact_match = 1, token_f1 = 1 }, result.metrics)
+    assert.is_nil(result.confusion)
+    expect.fails("data", 'metric "f1" needs labels, but the outputs are 101 different texts',
+      lora.evaluation.evaluate(session, texts, { metrics = { "accuracy", "f1" } }))
+    expect.fails("data", 'mode "likelihood" chooses among labels',
+      lora.evaluation.evaluate(session, texts, { mode = "likelihood", metrics = { "accuracy" } }))
+  end)
+
+  it("must be there to be asked for one by one", function()
+    local result = assert(evaluate { metrics = { "f1:yes", "recall:no" } })
+    assert.same({ ["f1:yes"] = 1, ["recall:no"] = 1 }, result.metrics)
+    expect.fails("data", 'no label is "maybe"; the labels are: yes, no', evaluate { metrics = { "f1:maybe" } })
+  end)
+end)
+
+describe("rows that cannot be evaluated", function()
+  it("have no expected output", function()
+    local unlabelled = { rows[1], { input = "five:", output = " " }, { input = "six:", output = "" } }
+    expect.fails("data", "2 of 3 rows have no expected output (the first is row 2)", evaluate({}, unlabelled))
+  end)
+
+  it("have a prompt that is too long, by policy", function()
+    local long = { rows[1], { input = ("x"):rep(600) .. ":", output = "yes" } }
+    local dropped = assert(evaluate({ truncation = "drop" }, long))
+    assert.same({ 1, 1, 0 }, { dropped.samples, dropped.dropped, dropped.truncated })
+    expect.fails("context_overflow", "row 2: its prompt has 601 tokens and 507 fit", evaluate({ truncation = "refuse" },
+      long))
+    expect.fails("data", "every prompt is longer than the 507 tokens that fit", evaluate({ truncation = "drop" },
+      { long[2] }))
+  end)
+end)
+
+describe("metrics of the probabilities", function()
+  it("need the mode that gives them", function()
+    expect.fails("data", 'metric "calibration_error" needs scores of labels: use mode = "likelihood"', evaluate {
+      metrics = { "calibration_error" } })
+    local result = assert(evaluate { metrics = { "calibration_error" }, mode = "likelihood" })
+    local confidence = 1 / (1 + math.exp(-1))
+    assert.is_true(math.abs(1 - confidence - result.metrics.calibration_error) < 1e-12)
+  end)
+
+  it("are of the expected outputs with their end token", function()
+    local session <close> = open()
+    local result = assert(lora.evaluation.evaluate(session, rows, { metrics = { "perplexity", "loss" }, base = true }))
+    assert.is_true(math.abs(1 - result.metrics.loss) < 1e-12) -- the stand-in's base gives each token 1/e
+    assert.equal(#" yes" + 1, result.predictions[1].nll_tokens)
+  end)
+end)
+
+describe("a metric that raises", function()
+  before_each(function() lora.evaluation.register_metric("broken", function() error "no luck" end) end)
+  after_each(function() lora.evaluation.unregister_metric "broken" end)
+
+  it("is named, after the predictions were written", function()
+    local file = folder .. "/kept.jsonl"
+    local session <close> = open()
+    expect.raises('metric "broken" failed', lora.evaluation.evaluate, session, rows, { metrics = { "broken" },
+      predictions = file })
+    assert.equal(4, #assert(jsonl.read(file)))
+  end)
+
+  it("does not stop the others when it need not", function()
+    local result = assert(evaluate { metrics = { "broken", "accuracy" }, on_metric_error = "continue" })
+    assert.same({ accuracy = 1 }, result.metrics)
+    assert.truthy(result.failed_metrics.broken:find("no luck", 1, true))
+  end)
+end)
+
+describe("results beside each other", function()
+  local function results()
+    fake.reply = function(prompt, base) return base and " yes" or " " .. (key[prompt] or "no") end
+    return assert(evaluate { base = true, max_tokens = 9 }), assert(evaluate { max_tokens = 9 })
+  end
+
+  it("have intervals", function()
+    local base, tuned = results()
+    assert.same({ low = 1, high = 1 }, tuned.intervals.accuracy)
+    assert.is_true(base.intervals.accuracy.low < 0.5 and base.intervals.accuracy.high > 0.5)
+    assert.same({}, assert(evaluate { resamples = 0 }).intervals)
+  end)
+
+  it("are compared on the same rows", function()
+    local base, tuned = results()
+    local found = lora.evaluation.compare(base, tuned)
+    assert.same({ 0.5, 1, 0.5 }, { found.accuracy.a, found.accuracy.b, found.accuracy.difference })
+    assert.truthy(lora.evaluation.difference_table(found):find("accuracy +0.500 +1.000 +%+0.500"))
+    local fewer = assert(evaluate { limit = 3 })
+    expect.raises("the results have 4 and 3 rows", lora.evaluation.compare, base, fewer)
+    fewer = assert(evaluate({}, { rows[1], rows[2], rows[3], { input = "other:", output = "no" } }))
+    expect.raises("row 4 is not the same", lora.evaluation.compare, base, fewer)
+  end)
+
+  it("make a table with the majority class", function()
+    local base, tuned = results()
+    local majority = assert(lora.evaluation.majority(rows, { labels = { "yes", "no" } }))
+    assert.same({ "no", 0.5 }, { majority.label, majority.metrics.accuracy })
+    local text = lora.evaluation.table { { name = "base", result = base }, { name = "tuned", result = tuned },
+      { name = "always no", result = majority } }
+    assert.truthy(text:find "tuned +1.000 %[1.00, 1.00%]")
+    assert.truthy(text:find "always no +0.500 %[0.%d%d, 1.00%]")
+    assert.truthy(lora.evaluation.table({ { name = "tuned", result = tuned } }, { metrics = { "f1" } }):find "^ +f1\n")
+  end)
 end)

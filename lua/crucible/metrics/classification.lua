@@ -2,7 +2,6 @@
 -- and the confusion matrix, as scikit-learn defines them for a given list of labels with
 -- zero_division = 0. A prediction that is none of the labels is wrong and counts for no class.
 local errors = require "crucible.errors"
-local suggest = require "crucible.suggest"
 
 local classification = {}
 
@@ -25,25 +24,37 @@ function classification.labels_in(values)
   return labels
 end
 
-local OTHER = {} -- column of predictions that are no label
+-- ---- counting ------------------------------------------------------------------------------
 
--- counts[expected][predicted]
-local function tally(expected, predicted, labels)
-  local known, counts = {}, {}
-  for _, label in ipairs(labels) do known[label], counts[label] = true, {} end
-  for i, label in ipairs(expected) do
-    local row = counts[label] or {} -- an expected value that is no label counts for accuracy alone
-    local column = known[predicted[i]] and predicted[i] or OTHER
-    row[column] = (row[column] or 0) + 1
-    counts[label] = row
-  end
-  return counts
+-- The matrix is counted flat, one cell for each (expected, predicted) with a last row and column
+-- for what is no label: drawing rows again a thousand times is then one addition a row.
+
+--- Numbers of labels: { labels, index }.
+---@param labels string[]
+---@return { labels: string[], index: table<string, integer> }
+function classification.numbering(labels)
+  local index = {}
+  for i, label in ipairs(labels) do index[label] = i end
+  return { labels = labels, index = index }
 end
 
-local function class_of(label, counts)
-  local hits, support, claimed = counts[label][label] or 0, 0, 0
-  for _, count in pairs(counts[label]) do support = support + count end
-  for _, row in pairs(counts) do claimed = claimed + (row[label] or 0) end
+local function cell_of(numbering, expected, predicted)
+  local other = #numbering.labels + 1
+  return ((numbering.index[expected] or other) - 1) * other + (numbering.index[predicted] or other)
+end
+
+local function zeros(count)
+  local list = {}
+  for i = 1, count do list[i] = 0 end
+  return list
+end
+
+local function class_of(label, i, cells, side)
+  local hits, support, claimed = cells[(i - 1) * side + i], 0, 0
+  for j = 1, side do
+    support = support + cells[(i - 1) * side + j]
+    claimed = claimed + cells[(j - 1) * side + i]
+  end
   local precision, recall = ratio(hits, claimed), ratio(hits, support)
   return { label = label, precision = precision, recall = recall, f1 = f1(precision, recall), support = support,
     predicted = claimed, hits = hits }
@@ -69,12 +80,12 @@ local function micro_of(classes)
   return { precision = precision, recall = recall, f1 = f1(precision, recall) }
 end
 
-local function confusion_of(labels, counts)
+local function confusion_of(labels, cells)
+  local side = #labels + 1
   local confusion = { labels = labels, counts = {}, other = {} }
-  for i, expected in ipairs(labels) do
-    confusion.counts[i] = {}
-    for j, predicted in ipairs(labels) do confusion.counts[i][j] = counts[expected][predicted] or 0 end
-    confusion.other[i] = counts[expected][OTHER] or 0
+  for i = 1, #labels do
+    confusion.counts[i] = table.move(cells, (i - 1) * side + 1, (i - 1) * side + #labels, 1, {})
+    confusion.other[i] = cells[i * side]
   end
   return confusion
 end
@@ -103,6 +114,47 @@ end
 ---@field weighted { precision: number, recall: number, f1: number }
 ---@field confusion crucible.metrics.Confusion
 
+local function unit() return 1 end
+local function support_of(class) return class.support end
+
+-- The measures of cells counted over `samples` rows.
+local function measure(labels, cells, samples, correct)
+  local classes = {}
+  for i, label in ipairs(labels) do classes[i] = class_of(label, i, cells, #labels + 1) end
+  return {
+    samples = samples, correct = correct, accuracy = correct / samples, classes = classes,
+    macro = average(classes, unit), micro = micro_of(classes), weighted = average(classes, support_of),
+    confusion = confusion_of(labels, cells),
+  }
+end
+
+---@class crucible.metrics.Item
+---@field cell integer
+---@field correct integer  1 or 0; a value that is no label can still be right
+
+--- One row, ready to be counted.
+---@param numbering table  of classification.numbering
+---@param expected string
+---@param predicted string
+---@return crucible.metrics.Item
+function classification.item(numbering, expected, predicted)
+  return { cell = cell_of(numbering, expected, predicted), correct = expected == predicted and 1 or 0 }
+end
+
+--- The measures of some items (at least one).
+---@param numbering table
+---@param items crucible.metrics.Item[]
+---@return crucible.metrics.Classification
+function classification.summarise(numbering, items)
+  local side = #numbering.labels + 1
+  local cells, correct = zeros(side * side), 0
+  for i = 1, #items do
+    local item = items[i]
+    cells[item.cell], correct = cells[item.cell] + 1, correct + item.correct
+  end
+  return measure(numbering.labels, cells, #items, correct)
+end
+
 --- Compares predictions with what was expected, item by item. Raises on empty lists and on lists
 --- of different lengths: there is no measure of nothing.
 ---@param expected string[]
@@ -114,24 +166,16 @@ function classification.compare(expected, predicted, labels)
     errors.raise("metrics.classification: expected as many predictions as labels and at least one, got %d and %d",
       #predicted, #expected)
   end
-  labels = labels or classification.labels_in(expected)
-  local counts, correct, classes = tally(expected, predicted, labels), 0, {}
-  for i, label in ipairs(expected) do correct = correct + (label == predicted[i] and 1 or 0) end
-  for i, label in ipairs(labels) do classes[i] = class_of(label, counts) end
-  return {
-    samples = #expected, correct = correct, accuracy = correct / #expected, classes = classes,
-    macro = average(classes, function() return 1 end), micro = micro_of(classes),
-    weighted = average(classes, function(class) return class.support end),
-    confusion = confusion_of(labels, counts),
-  }
+  local numbering, items = classification.numbering(labels or classification.labels_in(expected)), {}
+  for i = 1, #expected do items[i] = classification.item(numbering, expected[i], predicted[i]) end
+  return classification.summarise(numbering, items)
 end
+
+-- ---- metrics by name -----------------------------------------------------------------------
 
 --- Single numbers by name, out of a comparison. precision, recall and f1 without a suffix are
 --- macro averages.
-classification.metrics = {
-  accuracy = function(c) return c.accuracy end,
-  exact_match = function(c) return c.accuracy end,
-}
+classification.metrics = { accuracy = function(c) return c.accuracy end }
 for _, name in ipairs { "precision", "recall", "f1" } do
   classification.metrics[name] = function(c) return c.macro[name] end
   for _, kind in ipairs { "macro", "micro", "weighted" } do
@@ -139,23 +183,26 @@ for _, name in ipairs { "precision", "recall", "f1" } do
   end
 end
 
---- Names of the metrics, sorted.
----@return string[]
-function classification.names()
-  local names = {}
-  for name in pairs(classification.metrics) do names[#names + 1] = name end
-  table.sort(names)
-  return names
+local function item_of(prediction, context)
+  return classification.item(context.numbering, prediction.expected_label or prediction.expected,
+    prediction.predicted_label or prediction.predicted)
 end
 
---- Raises when a name is no metric, with the nearest.
----@param names string[]
-function classification.check_names(names)
-  for _, name in ipairs(names) do
-    if not classification.metrics[name] then
-      errors.raise('unknown metric "%s"%s', tostring(name), suggest.phrase(tostring(name), classification.names()))
-    end
-  end
+--- How metrics of this kind come about; see crucible.metrics.
+---@type crucible.metrics.Family
+classification.family = {
+  name = "classification", observe = item_of,
+  summarise = function(items, context) return classification.summarise(context.numbering, items) end,
+}
+
+--- The measures of predictions (at least one) over the labels that context.numbering numbers.
+---@param predictions table[]
+---@param context { numbering: table }
+---@return crucible.metrics.Classification
+function classification.of_predictions(predictions, context)
+  local items = {}
+  for i, prediction in ipairs(predictions) do items[i] = item_of(prediction, context) end
+  return classification.summarise(context.numbering, items)
 end
 
 return classification
