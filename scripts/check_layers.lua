@@ -55,6 +55,7 @@ local CORE_USERS = {
   ["lua/crucible/init.lua"] = true,
   ["lua/crucible/model.lua"] = true,
   ["lua/crucible/models.lua"] = true,
+  ["lua/crucible/signals.lua"] = true,
   ["lua/crucible/tensor/graph.lua"] = true,
   ["lua/crucible/tokenizer.lua"] = true,
   ["lua/crucible/fs.lua"] = true,

@@ -20,7 +20,8 @@
  * allocation; lengths are therefore taken once and elements are checked as
  * they are read.
  *
- * State. None outside the lua_State's registry (the metatables).
+ * State. None outside the lua_State's registry (the metatables), but for what signals.c must keep for
+ * its handler.
  */
 #ifndef CR_BIND_H
 #define CR_BIND_H
@@ -211,8 +212,12 @@ int bind_session_singular_values(lua_State *L);
 int bind_statistics(lua_State *L);
 int bind_session_generate(lua_State *L); /* generation.c */
 int bind_session_score(lua_State *L);
-extern const luaL_Reg bind_fs_functions[]; /* fs.c */
-int bind_open_http(lua_State *L);          /* http.c */
+int bind_open_http(lua_State *L);        /* http.c */
+extern const luaL_Reg bind_fs_functions[];      /* fs.c */
+extern const luaL_Reg bind_signals_functions[]; /* signals.c */
+
+/* No signal cancels that session any more (signals.c); before it is closed. */
+void bind_signals_forget(cr_session *session);
 
 #ifdef CR_DEBUG_BINDING
 CR_API int luaopen_crucible_core_debug(lua_State *L); /* debug.c */

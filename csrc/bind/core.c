@@ -74,6 +74,9 @@ int luaopen_crucible_core(lua_State *L)
     luaL_setfuncs(L, bind_fs_functions, 0);
     lua_setfield(L, -2, "fs");
     lua_newtable(L);
+    luaL_setfuncs(L, bind_signals_functions, 0);
+    lua_setfield(L, -2, "signals");
+    lua_newtable(L);
     luaL_setfuncs(L, bind_tensor_functions, 0);
     luaL_setfuncs(L, bind_tensor_op_functions, 0);
     bind_tensor_families(L);

@@ -4,6 +4,7 @@
 #include "bind/bind.h"
 
 #include <errno.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -230,12 +231,30 @@ static int fs_random_bytes(lua_State *L)
     return 1;
 }
 
-static int fs_is_terminal(lua_State *L)
+static int stream_option(lua_State *L)
 {
     static const char *const streams[] = {"stdout", "stderr", NULL};
     static const int descriptors[] = {STDOUT_FILENO, STDERR_FILENO};
-    lua_pushboolean(L, isatty(descriptors[luaL_checkoption(L, 1, NULL, streams)]));
+    return descriptors[luaL_checkoption(L, 1, NULL, streams)];
+}
+
+static int fs_is_terminal(lua_State *L)
+{
+    lua_pushboolean(L, isatty(stream_option(L)));
     return 1;
+}
+
+/* Columns and rows; nil where there is no terminal or it does not say. */
+static int fs_terminal_size(lua_State *L)
+{
+    struct winsize size = {0};
+    if (ioctl(stream_option(L), TIOCGWINSZ, &size) != 0 || size.ws_col == 0) {
+        luaL_pushfail(L);
+        return 1;
+    }
+    lua_pushinteger(L, size.ws_col);
+    lua_pushinteger(L, size.ws_row);
+    return 2;
 }
 
 static int fs_peak_memory(lua_State *L)
@@ -266,6 +285,7 @@ const luaL_Reg bind_fs_functions[] = {
     {"clock", fs_clock},
     {"random_bytes", fs_random_bytes},
     {"is_terminal", fs_is_terminal},
+    {"terminal_size", fs_terminal_size},
     {"peak_memory", fs_peak_memory},
     {NULL, NULL},
 };

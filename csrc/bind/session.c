@@ -110,7 +110,9 @@ int bind_model_session(lua_State *L)
 
 static int session_close(lua_State *L)
 {
-    cr_session_close(bind_take(L, 1, &bind_session_class));
+    cr_session *core = bind_take(L, 1, &bind_session_class);
+    bind_signals_forget(core);
+    cr_session_close(core);
     return 0;
 }
 

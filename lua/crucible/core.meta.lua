@@ -483,6 +483,11 @@ function core.fs.random_bytes(n) end
 ---@return boolean
 function core.fs.is_terminal(stream) end
 
+--- Columns and rows of the terminal behind a stream; nil where there is none.
+---@param stream "stdout"|"stderr"
+---@return integer? columns, integer? rows
+function core.fs.terminal_size(stream) end
+
 --- Peak resident memory of this process in bytes.
 ---@return integer
 function core.fs.peak_memory() end
@@ -551,6 +556,27 @@ function Transfer:body() end
 
 --- Cancels it if it is under way. Closing twice is fine.
 function Transfer:close() end
+
+---@class crucible.core.signals  SIGINT and SIGTERM of this process; crucible.signals is their face
+core.signals = {}
+
+--- Notes both from now on; a second one ends the process. False when someone in this process does already.
+---@return boolean installed
+function core.signals.install() end
+
+--- Puts back what was there before install.
+function core.signals.restore() end
+
+--- The first signal since install or rearm.
+---@return "SIGINT"|"SIGTERM"|nil
+function core.signals.pending() end
+
+--- Forgets it: the next signal is again the first.
+function core.signals.rearm() end
+
+--- The session whose call in progress a signal cancels; nil: none.
+---@param session crucible.core.Session?
+function core.signals.cancels(session) end
 
 ---@class crucible.core.Array  a dense array of f32 or f64; crucible.tensor is the face for everyday use
 --- Its functions are those of core.tensor. It has __gc and __close; tostring says type and count.

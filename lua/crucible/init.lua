@@ -9,6 +9,7 @@ local rooms = {
   lora = "crucible.lora",
   model = "crucible.model",
   models = "crucible.models",
+  signals = "crucible.signals",
   telemetry = "crucible.telemetry",
   tensor = "crucible.tensor",
   tokenizer = "crucible.tokenizer",
@@ -19,6 +20,7 @@ local rooms = {
 ---@field lora crucible.lora            experiments, sessions, training, evaluation
 ---@field model crucible.model          crucible.model(name_or_path) opens a base model
 ---@field models crucible.models        names of models and where their files lie
+---@field signals crucible.signals      SIGINT and SIGTERM, for programs that ask
 ---@field telemetry crucible.telemetry  events of training: crucible.telemetry.attach(fn)
 ---@field tensor crucible.tensor        tensors with reverse-mode differentiation, for losses and statistics
 ---@field tokenizer crucible.tokenizer  crucible.tokenizer(name_or_path)

@@ -21,6 +21,7 @@ local function live_functions()
     if type(value) == "function" then found["core." .. name] = true end
   end
   for name in pairs(core.fs) do found["core.fs." .. name] = true end
+  for name in pairs(core.signals) do found["core.signals." .. name] = true end
   for name, value in pairs(core.tensor) do
     if type(value) == "function" then found["core.tensor." .. name] = true end
   end
@@ -52,10 +53,11 @@ local function missing(from, other)
 end
 
 describe("crucible.core", function()
-  it("has a version, and no fields but functions, fs, tensor and _VERSION", function()
+  it("has a version, and no fields but functions, fs, signals, tensor and _VERSION", function()
     assert.matches("^%d+%.%d+%.%d+$", core._VERSION)
     for name, value in pairs(core) do
-      assert.truthy(type(value) == "function" or name == "fs" or name == "tensor" or name == "_VERSION", name)
+      local room = name == "fs" or name == "signals" or name == "tensor"
+      assert.truthy(type(value) == "function" or room or name == "_VERSION", name)
     end
   end)
 

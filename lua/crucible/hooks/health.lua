@@ -135,6 +135,9 @@ local function look_back(self, info)
   return found
 end
 
+-- What a run that is resumed must know of the steps before.
+local lasting = { "alive", "born", "ages", "reported", "clipped", "saturated", "updates" }
+
 --- The hook "health".
 ---@param thresholds { vanishing: number?, exploding: number?, runaway: number?, dead_after: integer?, clip_window: integer?, clip_share: number? }?
 ---@return crucible.hooks.Hook
@@ -152,6 +155,14 @@ return function(thresholds)
     run = function(info)
       if info.point == "after_update" then return look_back(self, info) end
       return judge(self, info)
+    end,
+    state = function()
+      local kept = {}
+      for _, field in ipairs(lasting) do kept[field] = self[field] end
+      return kept
+    end,
+    restore = function(kept)
+      for _, field in ipairs(lasting) do self[field] = kept[field] end
     end,
   }
 end

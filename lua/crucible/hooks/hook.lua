@@ -8,12 +8,14 @@ local hook = {}
 ---@field points string[]       "after_backward", "after_clipping", "after_update"
 ---@field watch string[]        of session:watch
 ---@field distribution boolean  quantiles and histograms are wanted
+---@field state (fun(): table)?        plain data for a checkpoint
+---@field restore (fun(data: table))?  the same, given back to a run that is resumed
 ---@operator call(table): table?
 local Hook = { __name = "crucible.hook" }
 Hook.__call = function(self, info) return self.run(info) end
 
 --- A hook out of `run(info)`.
----@param fields { run: (fun(info: table): table?), points: string[]?, watch: string[]?, distribution: boolean? }
+---@param fields table  run(info), points, watch, distribution, state(), restore(data)
 ---@return crucible.hooks.Hook
 function hook.new(fields)
   fields.points = fields.points or { "after_backward" }

@@ -59,5 +59,7 @@ return function(options)
       gradient_noise = { signal = mean.signal / mean.weight, noise = mean.noise / mean.weight, pieces = pieces },
     }
   end
-  return hook.new { run = run, watch = { "pieces" } }
+  return hook.new {
+    run = run, watch = { "pieces" }, state = function() return mean end, restore = function(kept) mean = kept end,
+  }
 end

@@ -1,4 +1,4 @@
--- Checkpoint folders: written whole or not at all, sealed with digests, listed, found, refused
+-- Checkpoint folders: written whole or not at all, sealed with digests, listed, found, pruned, refused
 -- when incomplete.
 --
 --     <folder>/step_000100/  adapter_model.safetensors, adapter_config.json,
@@ -10,6 +10,8 @@ local errors = require "crucible.errors"
 local fs = require "crucible.fs"
 local json = require "crucible.json"
 local paths = require "crucible.paths"
+local schema = require "crucible.schema"
+local selection = require "crucible.lora.selection"
 
 local checkpoints = {}
 
@@ -85,8 +87,8 @@ function checkpoints.write(folder, name, state, fill)
   return nil, message, code
 end
 
---- Cleans up after a run that was killed: drafts go, and a checkpoint that was being replaced
---- comes back when its successor never took its place.
+--- Cleans up after a run that was killed: drafts and what was being pruned go, and a checkpoint that
+--- was being replaced comes back when its successor never took its place.
 ---@param folder string
 ---@return true? ok, string? message, string? code
 function checkpoints.recover(folder)
@@ -98,7 +100,7 @@ function checkpoints.recover(folder)
     local path, ok = paths.join(folder, name), true
     if aside and not paths.stat(paths.join(folder, aside)) then
       ok, message, code = fs.rename(path, paths.join(folder, aside))
-    elseif aside or name:find("^%.writing%-") then
+    elseif aside or name:find("^%.writing%-") or name:find("^%.pruned%-") then
       ok, message, code = fs.remove_tree(path)
     end
     if not ok then return nil, message, code end
@@ -154,6 +156,7 @@ end
 ---@field step integer       optimiser steps of the run
 ---@field epoch integer?
 ---@field mean_loss number?  of training since the checkpoint before
+---@field metrics table<string, number>  mean_loss, and those of an evaluation at this step
 
 --- What a state says about its checkpoint.
 ---@param name string
@@ -162,7 +165,10 @@ end
 ---@return crucible.lora.Checkpoint
 function checkpoints.summary(name, path, state)
   local loop = state.loop or {}
-  return { name = name, path = path, step = loop.step or state.step, epoch = loop.epoch, mean_loss = loop.mean_loss }
+  return {
+    name = name, path = path, step = loop.step or state.step, epoch = loop.epoch, mean_loss = loop.mean_loss,
+    metrics = loop.metrics or { mean_loss = loop.mean_loss },
+  }
 end
 
 --- The complete checkpoints of a folder, by step.
@@ -185,13 +191,115 @@ function checkpoints.list(folder)
   return list
 end
 
---- Where a checkpoint given by name or path lies: a name is looked for in `folder`.
+--- The newest complete checkpoint; nil when there is none.
+---@param folder string
+---@return crucible.lora.Checkpoint? checkpoint, string? message, string? code
+function checkpoints.latest(folder)
+  local list, message, code = checkpoints.list(folder)
+  if not list then return nil, message, code end
+  return list[#list]
+end
+
+-- A metric noted in a checkpoint; nil where it was not measured, or not finite.
+local function noted(checkpoint, metric)
+  local value = checkpoint.metrics[metric]
+  return type(value) == "number" and value or nil
+end
+
+-- From the best to the worst by a metric; those without it come last, the newest first.
+local function ranked(list, metric, direction)
+  local order = table.move(list, 1, #list, 1, {})
+  table.sort(order, function(a, b)
+    local x, y = noted(a, metric), noted(b, metric)
+    if x and y and x ~= y then return selection.better(x, y, direction) end
+    if (x == nil) ~= (y == nil) then return x ~= nil end
+    return a.step > b.step
+  end)
+  return order
+end
+
+--- The best complete checkpoint by a metric that was noted in it; nil when none has it.
+---@param folder string
+---@param metric string?  default: "mean_loss"
+---@param direction "min"|"max"|nil  default: by the metric's name
+---@return crucible.lora.Checkpoint? checkpoint, string? message, string? code
+function checkpoints.best(folder, metric, direction)
+  local list, message, code = checkpoints.list(folder)
+  if not list then return nil, message, code end
+  metric = metric or selection.training_loss
+  local first = ranked(list, metric, direction or selection.direction(metric))[1]
+  return first and noted(first, metric) and first or nil
+end
+
+local prune_options = schema.new("checkpoints.prune", {
+  { name = "keep_last", check = schema.integer { min = 1 }, doc = "newest ones to keep" },
+  { name = "keep_best", check = schema.integer { min = 1 }, doc = "best ones to keep" },
+  { name = "metric", default = selection.training_loss, check = schema.nonempty_string, doc = "what is best" },
+  { name = "direction", check = schema.one_of { "min", "max" }, doc = "default: by the metric's name" },
+  { name = "keep", default = {}, check = schema.list(schema.string), doc = "names that stay in any case" },
+})
+
+local function kept_names(list, given)
+  local kept = {}
+  for _, name in ipairs(given.keep) do kept[name] = true end
+  for i = math.max(1, #list - (given.keep_last or 1) + 1), #list do kept[list[i].name] = true end
+  local order = ranked(list, given.metric, given.direction or selection.direction(given.metric))
+  for i = 1, math.min(given.keep_best or 1, #order) do kept[order[i].name] = true end
+  return kept
+end
+
+local function remove(folder, checkpoint)
+  local aside = paths.join(folder, ".pruned-" .. checkpoint.name)
+  return in_order {
+    function() return remove_if_there(aside) end,
+    function() return fs.rename(checkpoint.path, aside) end,
+    function() return fs.remove_tree(aside) end,
+  }
+end
+
+--- Removes checkpoints that are neither among the newest nor among the best; the newest and the best
+--- always stay. A checkpoint loses its name before its files, so that a kill leaves no half of one.
+--- Returns those removed.
+---@param folder string
+---@param options { keep_last: integer?, keep_best: integer?, metric: string?, direction: string?, keep: string[]? }?
+---@return crucible.lora.Checkpoint[]? removed, string? message, string? code
+function checkpoints.prune(folder, options)
+  local given = prune_options:resolve(options)
+  local list, message, code = checkpoints.list(folder)
+  if not list then return nil, message, code end
+  local kept, removed = kept_names(list, given), {}
+  for _, checkpoint in ipairs(list) do
+    if not kept[checkpoint.name] then
+      local ok
+      ok, message, code = remove(folder, checkpoint)
+      if not ok then return nil, message, code end
+      removed[#removed + 1] = checkpoint
+    end
+  end
+  return removed
+end
+
+local by_word = {
+  latest = checkpoints.latest,
+  best = function(folder)
+    local latest = checkpoints.latest(folder)
+    local state = latest and checkpoints.read(latest.path)
+    local best = state and state.loop and state.loop.best
+    if best and paths.is_folder(paths.join(folder, best.name)) then return { path = paths.join(folder, best.name) } end
+    return checkpoints.best(folder)
+  end,
+}
+
+--- Where a checkpoint given by name or path lies: a name is looked for in `folder`. "latest" is the newest
+--- complete one, "best" the one that its run found best.
 ---@param folder string
 ---@param name_or_path string
 ---@return string
 function checkpoints.locate(folder, name_or_path)
   local named = paths.join(folder, name_or_path)
   if not name_or_path:find("/", 1, true) and paths.is_folder(named) then return named end
+  local found = by_word[name_or_path] and by_word[name_or_path](folder)
+  if found then return found.path end
   if paths.is_folder(name_or_path) then return name_or_path end
   return name_or_path:find("/", 1, true) and name_or_path or named
 end

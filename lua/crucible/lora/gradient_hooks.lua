@@ -289,6 +289,28 @@ function Hooks:watched()
   return list
 end
 
+-- ---- state ---------------------------------------------------------------------------------
+
+--- What the hooks keep across an interruption, by name: of those that are tables with state() and restore(data).
+---@return table<string, any>
+function Hooks:state()
+  local states = {}
+  for _, registered in ipairs(self.list) do
+    local callback = registered.callback
+    if type(callback) == "table" and callback.state then states[registered.name] = callback.state() end
+  end
+  return states
+end
+
+--- Gives them back what an earlier run's hooks of those names had kept.
+---@param states table<string, any>
+function Hooks:restore(states)
+  for _, registered in ipairs(self.list) do
+    local callback, kept = registered.callback, states[registered.name]
+    if type(callback) == "table" and callback.restore and kept ~= nil then callback.restore(kept) end
+  end
+end
+
 -- ---- remembering ---------------------------------------------------------------------------
 
 local transient = {

@@ -1,14 +1,14 @@
 -- What a run will do, settled before step 1: the config, the loss, the rows as datums, and which
 -- of them each step takes. Nothing here changes while the run goes on.
 --
--- An epoch is an order of all rows, a pure function of (seed, epoch). A step takes
--- batch_size × grad_accumulation rows of it, in batches of batch_size; the last step of an epoch
--- takes what is left.
+-- An epoch is an order of all rows, a pure function of (seed, epoch), cut into batches of batch_size
+-- rows, or of as many rows as batch_tokens tokens hold. A step takes grad_accumulation batches; the last
+-- step of an epoch takes what is left. Rows of one metadata.group (a pair to compare, completions of one
+-- prompt) stand side by side and in one batch.
 local config = require "crucible.lora.config"
 local dataset_integration = require "crucible.lora.dataset_integration"
 local datums = require "crucible.lora.datums"
 local errors = require "crucible.errors"
-local experiment = require "crucible.lora.experiment"
 local fs = require "crucible.fs"
 local gate = require "crucible.lora.gate"
 local loss_functions = require "crucible.lora.loss_functions"
@@ -23,8 +23,9 @@ local random = require "crucible.random"
 ---@field digest string  SHA-256 of all tokens and weights
 ---@field seed integer   of the order of rows
 ---@field batch_size integer
----@field rows_per_step integer
----@field steps_per_epoch integer
+---@field batch_tokens integer?
+---@field units integer[][]    numbers of datums that stay together
+---@field steps_per_epoch integer  of the first epoch; groups and batch_tokens can change it with the order
 ---@field epochs integer
 ---@field total_steps integer
 local Plan = {}
@@ -50,13 +51,32 @@ local function digest_of(list)
   return fs.sha256(table.concat(parts, "\n"))
 end
 
-local function count_steps(self, options)
-  self.steps_per_epoch = (#self.datums + self.rows_per_step - 1) // self.rows_per_step
-  self.epochs = options.epochs
-  if not self.epochs then
-    self.epochs = options.max_steps and (options.max_steps + self.steps_per_epoch - 1) // self.steps_per_epoch or 1
+-- Numbers of the datums of each metadata.group, and of each datum without one, in the order of rows.
+local function units_of(list)
+  local units, by_group = {}, {}
+  for i, datum in ipairs(list) do
+    local group = datum.metadata and datum.metadata.group
+    local unit = group ~= nil and by_group[group]
+    if unit then
+      unit[#unit + 1] = i
+    else
+      units[#units + 1] = { i }
+      if group ~= nil then by_group[group] = units[#units] end
+    end
   end
-  self.total_steps = math.min(self.epochs * self.steps_per_epoch, options.max_steps or math.maxinteger)
+  return units
+end
+
+local function count_steps(self, options)
+  self.steps_per_epoch = self:steps_in(1)
+  local most, wanted = options.max_steps or math.maxinteger, options.epochs
+  if not wanted and not options.max_steps then wanted = 1 end
+  local epochs, steps = 0, 0
+  while steps < most and epochs < (wanted or math.maxinteger) do
+    epochs = epochs + 1
+    steps = steps + self:steps_in(epochs)
+  end
+  self.epochs, self.total_steps = wanted or epochs, math.min(steps, most)
 end
 
 local function load_datums(self, session, dataset, options)
@@ -70,7 +90,7 @@ local function load_datums(self, session, dataset, options)
     max_length = limit, truncation = self.config.truncation,
   })
   if not list then return nil, counts, code end
-  self.datums, self.dataset = list, info
+  self.datums, self.dataset, self.units = list, info, units_of(list)
   if options.gate or #list == 0 then
     self.gate, counts, code = gate.check(list, counts, session.tokenizer)
     if not self.gate then return nil, counts, code end
@@ -88,8 +108,8 @@ function plan.make(session, dataset, options)
   local self = setmetatable({
     config = run_config(session, options.config), loss = loss_functions.resolve(options.loss_fn),
     seed = options.seed or session.seed, shuffle = options.shuffle, batch_size = options.batch_size,
+    batch_tokens = options.batch_tokens,
   }, Plan)
-  self.rows_per_step = self.batch_size * self.config.grad_accumulation
   local ok, message, code = load_datums(self, session, dataset, options)
   if not ok then return nil, message, code end
   count_steps(self, options)
@@ -97,20 +117,58 @@ function plan.make(session, dataset, options)
   return self
 end
 
---- The order of rows in an epoch.
----@param epoch integer  from 1
----@return integer[]
-function Plan:order(epoch)
-  if self.known_epoch ~= epoch then
-    self.known_epoch = epoch
-    self.known_order = {}
-    if self.shuffle then
-      self.known_order = random.permutation(#self.datums, self.seed, epoch)
-    else
-      for i = 1, #self.datums do self.known_order[i] = i end
+-- Numbers of units in the order of an epoch.
+local function order_of(self, epoch)
+  if self.shuffle then return random.permutation(#self.units, self.seed, epoch) end
+  local order = {}
+  for i = 1, #self.units do order[i] = i end
+  return order
+end
+
+-- What a unit takes of a batch's room: rows or tokens.
+local function size_of(self, unit)
+  if not self.batch_tokens then return #unit end
+  local tokens = 0
+  for _, number in ipairs(unit) do tokens = tokens + #self.datums[number].tokens - 1 end
+  return tokens
+end
+
+-- Batches of an epoch as lists of datum numbers: as many units as there is room for, at least one.
+local function lay_out(self, epoch)
+  local batches, batch, used = {}, nil, 0
+  local room = self.batch_tokens or self.batch_size
+  for _, place in ipairs(order_of(self, epoch)) do
+    local unit = self.units[place]
+    local size = size_of(self, unit)
+    if not batch or used + size > room then
+      batch, used = {}, 0
+      batches[#batches + 1] = batch
     end
+    used = used + size
+    table.move(unit, 1, #unit, #batch + 1, batch)
   end
-  return self.known_order
+  return batches
+end
+
+--- The batches of an epoch, as lists of numbers of datums.
+---@param epoch integer  from 1
+---@return integer[][]
+function Plan:batches(epoch)
+  if self.known_epoch ~= epoch then self.known_epoch, self.known_batches = epoch, lay_out(self, epoch) end
+  return self.known_batches
+end
+
+--- Optimiser steps in an epoch.
+---@param epoch integer  from 1
+---@return integer
+function Plan:steps_in(epoch)
+  local count = #self.datums
+  if self.batch_tokens or #self.units < count then
+    count = #self:batches(epoch)
+  else
+    count = (count + self.batch_size - 1) // self.batch_size
+  end
+  return (count + self.config.grad_accumulation - 1) // self.config.grad_accumulation
 end
 
 --- The batches of a step, and the units of the loss in all of them.
@@ -118,11 +176,28 @@ end
 ---@param index integer  step within the epoch, from 1
 ---@return table[][] batches, table<string, integer> counts
 function Plan:step(epoch, index)
-  local order, rows = self:order(epoch), {}
-  for position = (index - 1) * self.rows_per_step + 1, math.min(index * self.rows_per_step, #order) do
-    rows[#rows + 1] = self.datums[order[position]]
+  local numbers, batches, all = self:batches(epoch), {}, {}
+  local each = self.config.grad_accumulation
+  for place = (index - 1) * each + 1, math.min(index * each, #numbers) do
+    local batch = {}
+    for i, number in ipairs(numbers[place]) do
+      batch[i] = self.datums[number]
+      all[#all + 1] = batch[i]
+    end
+    batches[#batches + 1] = batch
   end
-  return experiment.batch_dataset(rows, self.batch_size), loss_functions.counts(self.loss, rows)
+  return batches, loss_functions.counts(self.loss, all)
+end
+
+-- A loss in words: its name, and what a composite is made of.
+local function loss_of(loss)
+  if not loss.terms then return loss.name end
+  local parts = {}
+  for i, term in ipairs(loss.terms) do
+    local weight = type(term.weight) == "number" and ("%.17g"):format(term.weight) or "a schedule"
+    parts[i] = ("%s × %s"):format(weight, loss_of(term.loss))
+  end
+  return ("%s(%s)"):format(loss.name, table.concat(parts, ", "))
 end
 
 --- What must be the same for a run to go on from a checkpoint and reach the same bytes.
@@ -130,18 +205,21 @@ end
 function Plan:identity()
   return {
     rows = #self.datums, data_sha256 = self.digest, seed = self.seed, shuffle = self.shuffle,
-    batch_size = self.batch_size, grad_accumulation = self.config.grad_accumulation, loss = self.loss.name,
+    batch_size = self.batch_size, batch_tokens = self.batch_tokens,
+    grad_accumulation = self.config.grad_accumulation, loss = loss_of(self.loss),
   }
 end
+
+local identity_fields = {
+  "batch_size", "batch_tokens", "data_sha256", "grad_accumulation", "loss", "rows", "seed", "shuffle",
+}
 
 --- The first difference between this plan and a checkpoint's identity, in words; nil if none.
 ---@param identity table<string, any>
 ---@return string?
 function Plan:difference(identity)
-  local own, names = self:identity(), {}
-  for name in pairs(own) do names[#names + 1] = name end
-  table.sort(names)
-  for _, name in ipairs(names) do
+  local own = self:identity()
+  for _, name in ipairs(identity_fields) do
     if own[name] ~= identity[name] then
       return ("%s was %s, now it is %s"):format(name, tostring(identity[name]), tostring(own[name]))
     end

@@ -74,8 +74,10 @@ local function score_begun(running, events, rows, choices)
   return true
 end
 
-local function decode_all(running, rows, tokenizer, on_token, choices)
+local function decode_all(session, running, rows, on_token, choices)
+  local tokenizer = session.tokenizer
   while true do
+    if session:cancelled() then return errors.failure("cancelled", "session:sample: cancelled") end
     local events, message, code = running:step()
     if message then return nil, message, code end
     if not events then return true end
@@ -121,7 +123,7 @@ function generation.sample(session, prompts, params, on_token, choices)
   if not running then return nil, message, code end
   local guard <close> = running -- an on_token that raises must not leave it running
   local ok
-  ok, message, code = decode_all(guard, rows, session.tokenizer, on_token, choices)
+  ok, message, code = decode_all(session, guard, rows, on_token, choices)
   if not ok then return nil, message, code end
   for i, row in ipairs(rows) do rows[i] = completion(row, params.trim) end
   return rows

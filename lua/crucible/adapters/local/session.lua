@@ -58,7 +58,7 @@ function session.new(model, given)
     experiment_id = id, config = given.config, adapter_name = given.adapter_name, engine = "local", core = core,
     training_client = core, sampling_client = core, started_at = experiment.now(), seed = given.seed, model = model,
     tokenizer = model.tokenizer, context = model.info.context, run_dir = paths.join(given.runs, id), runs = given.runs,
-    gradient_age = 0, closed = false,
+    gradient_age = 0, closed = false, cancel_wanted = false,
   }, Session)
 end
 
@@ -423,6 +423,21 @@ function Session:describe()
   return {
     engine = self.engine, model = about, trained_parameters = trained, kernels = self.kernels, threads = self.threads,
   }
+end
+
+--- Ends what this session is computing, which then returns nil, message, "cancelled": for signal handlers,
+--- debug hooks and callbacks. Between calls it ends what would come next of a sampling or a training run.
+function Session:cancel()
+  self.cancel_wanted = true
+  handle(self):cancel()
+end
+
+--- Whether cancel() was called since this was last asked. Loops over several calls ask before each.
+---@return boolean
+function Session:cancelled()
+  local wanted = self.cancel_wanted
+  self.cancel_wanted = false
+  return wanted
 end
 
 --- Releases the session, and the model if the session opened it. Safe to call twice.

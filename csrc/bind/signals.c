@@ -1,0 +1,123 @@
+/* signals.c: crucible.core.signals: SIGINT and SIGTERM noted instead of obeyed, for programs that ask.
+ *
+ * A process has one disposition for each signal, so this is the one file with state outside a
+ * lua_State: what was there before, which signal came, and the session that it cancels. Nothing
+ * is installed until `install` is called, and by one holder at a time; `restore` puts back what was
+ * there.
+ *
+ * The first signal is noted and both signals get their default action back, so that a second one ends
+ * the process at once. `rearm` forgets the first. A signal that was ignored (a shell's background job,
+ * nohup) stays ignored. */
+#define _POSIX_C_SOURCE 200809L
+#include "bind/bind.h"
+
+#include <signal.h>
+#include <stdatomic.h>
+
+enum { SIGNALS = 2 };
+
+static const int numbers[SIGNALS] = {SIGINT, SIGTERM};
+static const char *const names[SIGNALS] = {"SIGINT", "SIGTERM"};
+
+static atomic_flag held = ATOMIC_FLAG_INIT;
+static struct sigaction before[SIGNALS];
+static volatile sig_atomic_t came; /* the first signal since install or rearm; 0 = none */
+static _Atomic(cr_session *) to_cancel;
+
+static void obey(int i)
+{
+    struct sigaction action = {.sa_handler = SIG_DFL};
+    sigemptyset(&action.sa_mask);
+    sigaction(numbers[i], &action, NULL);
+}
+
+static bool was_ignored(int i)
+{
+    return before[i].sa_handler == SIG_IGN;
+}
+
+static void on_signal(int number)
+{
+    came = number;
+    for (int i = 0; i < SIGNALS; i++)
+        if (!was_ignored(i))
+            obey(i);
+    cr_session *session = atomic_load(&to_cancel);
+    if (session != NULL)
+        cr_session_cancel(session);
+}
+
+static void listen(int i)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    for (int other = 0; other < SIGNALS; other++)
+        sigaddset(&action.sa_mask, numbers[other]);
+    if (!was_ignored(i))
+        sigaction(numbers[i], &action, NULL);
+}
+
+/* install(): false when someone in this process holds the signals already. */
+static int signals_install(lua_State *L)
+{
+    bool mine = !atomic_flag_test_and_set(&held);
+    if (mine) {
+        came = 0;
+        for (int i = 0; i < SIGNALS; i++)
+            sigaction(numbers[i], NULL, &before[i]);
+        for (int i = 0; i < SIGNALS; i++)
+            listen(i);
+    }
+    lua_pushboolean(L, mine);
+    return 1;
+}
+
+static int signals_restore(lua_State *L)
+{
+    (void)L;
+    atomic_store(&to_cancel, NULL);
+    for (int i = 0; i < SIGNALS; i++)
+        sigaction(numbers[i], &before[i], NULL);
+    atomic_flag_clear(&held);
+    return 0;
+}
+
+static int signals_pending(lua_State *L)
+{
+    for (int i = 0; i < SIGNALS; i++)
+        if (came == numbers[i]) {
+            lua_pushstring(L, names[i]);
+            return 1;
+        }
+    luaL_pushfail(L);
+    return 1;
+}
+
+static int signals_rearm(lua_State *L)
+{
+    (void)L;
+    came = 0;
+    for (int i = 0; i < SIGNALS; i++)
+        listen(i);
+    return 0;
+}
+
+/* cancels(session or nil): whose call in progress the next signal cancels. */
+static int signals_cancels(lua_State *L)
+{
+    bool none = lua_isnoneornil(L, 1);
+    atomic_store(&to_cancel, none ? NULL : bind_core(L, 1, &bind_session_class));
+    return 0;
+}
+
+void bind_signals_forget(cr_session *session)
+{
+    cr_session *expected = session;
+    if (session != NULL)
+        atomic_compare_exchange_strong(&to_cancel, &expected, NULL);
+}
+
+const luaL_Reg bind_signals_functions[] = {
+    {"install", signals_install}, {"restore", signals_restore}, {"pending", signals_pending},
+    {"rearm", signals_rearm},     {"cancels", signals_cancels}, {NULL, NULL},
+};
