@@ -438,27 +438,47 @@ static int rope(lua_State *L)
 }
 
 /* { gate, up, n, f } → out. */
-static int swiglu(lua_State *L)
+static int glu(lua_State *L, cr_gate kind)
 {
     size_t n = get_size(L, "n"), f = get_size(L, "f");
     const float *gate = get_floats(L, "gate", n * f), *up = get_floats(L, "up", n * f);
     float *out = new_floats(L, n * f);
-    cr_swiglu_forward(get_compute(L, f), out, gate, up, n, f);
+    cr_glu_forward(get_compute(L, f), kind, out, gate, up, n, f);
     bind_push_floats(L, out, n * f);
     return 1;
 }
 
 /* { dout, gate, up, n, f } → dgate, dup. */
-static int swiglu_backward(lua_State *L)
+static int glu_backward(lua_State *L, cr_gate kind)
 {
     size_t n = get_size(L, "n"), f = get_size(L, "f");
     const float *gate = get_floats(L, "gate", n * f), *up = get_floats(L, "up", n * f);
     const float *dout = get_floats(L, "dout", n * f);
     float *dgate = new_floats(L, n * f), *dup = new_floats(L, n * f);
-    cr_swiglu_backward(get_compute(L, f), dgate, dup, dout, gate, up, n, f);
+    cr_glu_backward(get_compute(L, f), kind, dgate, dup, dout, gate, up, n, f);
     bind_push_floats(L, dgate, n * f);
     bind_push_floats(L, dup, n * f);
     return 2;
+}
+
+static int swiglu(lua_State *L)
+{
+    return glu(L, CR_GATE_SILU);
+}
+
+static int swiglu_backward(lua_State *L)
+{
+    return glu_backward(L, CR_GATE_SILU);
+}
+
+static int geglu(lua_State *L)
+{
+    return glu(L, CR_GATE_GELU);
+}
+
+static int geglu_backward(lua_State *L)
+{
+    return glu_backward(L, CR_GATE_GELU);
 }
 
 /* ---- attention ---------------------------------------------------------------------------------------- */
@@ -474,7 +494,8 @@ static attention read_attention(lua_State *L)
 {
     size_t rows = list_length(L, "starts") - 1;
     const size_t *starts = get_sizes(L, "starts", rows + 1);
-    attention a = {.shape = {.heads = get_size(L, "heads"),
+    attention a = {.shape = {.window = opt_size(L, "window", 0),
+                             .heads = get_size(L, "heads"),
                              .kv_heads = get_size(L, "kv_heads"),
                              .head_size = get_size(L, "head_size"),
                              .starts = starts,
@@ -770,6 +791,8 @@ const luaL_Reg bind_debug_math_functions[] = {
     {"rope", rope},
     {"swiglu", swiglu},
     {"swiglu_backward", swiglu_backward},
+    {"geglu", geglu},
+    {"geglu_backward", geglu_backward},
     {"attention", attention_forward},
     {"attention_backward", attention_backward},
     {"attention_cached", attention_cached},

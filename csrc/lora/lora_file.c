@@ -17,7 +17,7 @@ static void peft_name(char name[NAME_BYTES], const cr_lora_matrix *matrix)
 /* Heads whose rows the family permutes in this matrix; 0 = rows are as everywhere. */
 static size_t permuted_heads(const cr_lora_matrix *matrix, const cr_model *model)
 {
-    if (!matrix->is_b || !model->config.family->rope_neighbours)
+    if (!matrix->is_b || !model->config.rope_neighbours)
         return 0;
     if (matrix->projection == CR_PROJECTION_q)
         return model->config.heads;

@@ -104,6 +104,28 @@ static size_t visible(size_t i, size_t row, size_t j, size_t keys)
     return smaller(keys, i + row >= j ? i + row - j + 1 : 0);
 }
 
+/* Keys at the start of the tile that query i + row no longer sees. */
+static size_t passed(const attention_job *job, size_t i, size_t row, size_t j, size_t keys)
+{
+    size_t window = job->shape->window;
+    if (window == 0 || i + row < j + window)
+        return 0;
+    return smaller(keys, i + row - j - window + 1);
+}
+
+/* The first tile of keys that a query of the tile at i sees. */
+static size_t first_tile(const attention_job *job, size_t i)
+{
+    size_t window = job->shape->window;
+    return window == 0 || i < window ? 0 : (i - window + 1) / TILE * TILE;
+}
+
+static void clear_unseen(float *row, size_t first, size_t end, size_t keys)
+{
+    memset(row, 0, first * sizeof(float));
+    memset(row + end, 0, (keys - end) * sizeof(float));
+}
+
 /* Turns scores into exp(score - running maximum) and rescales what was summed before. */
 static void soften_tile(const attention_job *job, const head_view *view, tile_space *space,
                         size_t i, size_t queries, size_t j, size_t keys)
@@ -111,12 +133,17 @@ static void soften_tile(const attention_job *job, const head_view *view, tile_sp
     size_t head_size = job->shape->head_size;
     for (size_t r = 0; r < queries; r++) {
         float *row = space->scores + r * TILE;
-        size_t seen = visible(i, r, j, keys);
-        float maximum = fmaxf(space->maximum[r], job->kernels->max(row, seen));
+        size_t first = passed(job, i, r, j, keys), end = visible(i, r, j, keys);
+        if (first >= end) {
+            memset(row, 0, keys * sizeof(float));
+            continue;
+        }
+        float maximum = fmaxf(space->maximum[r], job->kernels->max(row + first, end - first));
         float shrink = expf(space->maximum[r] - maximum);
-        space->sum[r] = space->sum[r] * shrink + job->kernels->exp_sum(row, maximum, seen);
+        space->sum[r] = space->sum[r] * shrink +
+                        job->kernels->exp_sum(row + first, maximum, end - first);
         space->maximum[r] = maximum;
-        memset(row + seen, 0, (keys - seen) * sizeof(float));
+        clear_unseen(row, first, end, keys);
         if (shrink != 1.0f)
             job->kernels->scale(job->out + (view->start + i + r) * job->q_stride + view->q_offset,
                                 shrink, head_size);
@@ -145,7 +172,7 @@ static void forward_queries(const attention_job *job, const head_view *view, til
         space->sum[r] = 0;
         memset(out + r * job->q_stride, 0, head_size * sizeof(float));
     }
-    for (size_t j = 0; j < i + queries; j += TILE) {
+    for (size_t j = first_tile(job, i); j < i + queries; j += TILE) {
         size_t keys = smaller(TILE, i + queries - j);
         score_tile(job, view, space, i, queries, j, keys);
         soften_tile(job, view, space, i, queries, j, keys);
@@ -196,9 +223,11 @@ static void slope_tile(const attention_job *job, const head_view *view, tile_spa
     const cr_attention *shape = job->shape;
     for (size_t r = 0; r < queries; r++) {
         float *p = space->scores + r * TILE, *slope = space->slopes + r * TILE;
-        size_t seen = visible(i, r, j, keys), position = view->start + i + r;
-        job->kernels->exp_sum(p, job->lse_in[position * shape->heads + view->head], seen);
-        memset(p + seen, 0, (keys - seen) * sizeof(float));
+        size_t first = passed(job, i, r, j, keys), position = view->start + i + r;
+        size_t end = larger(visible(i, r, j, keys), first);
+        job->kernels->exp_sum(p + first, job->lse_in[position * shape->heads + view->head],
+                              end - first);
+        clear_unseen(p, first, end, keys);
         float shared = job->kernels->dot(q_at(job, job->dout, view, i + r),
                                          q_at(job, job->out_in, view, i + r), shape->head_size);
         for (size_t c = 0; c < keys; c++)
@@ -247,7 +276,7 @@ static void backward_task(void *argument, size_t task, int thread)
     clear_head(job, &view);
     for (size_t i = 0; i < view.length; i += TILE) {
         size_t queries = smaller(TILE, view.length - i);
-        for (size_t j = 0; j < i + queries; j += TILE)
+        for (size_t j = first_tile(job, i); j < i + queries; j += TILE)
             backward_tile(job, &view, &space, i, queries, j, smaller(TILE, i + queries - j));
     }
 }
@@ -334,17 +363,23 @@ static void cached_query(const cached_job *job, float *scores, size_t row, size_
     const cr_attention *shape = job->shape;
     size_t size = shape->head_size, start = shape->starts[row], past = job->past[row];
     size_t kv = head / (shape->heads / shape->kv_heads) * size;
-    size_t own = position - start + 1, first = start * shape->kv_heads * size + kv;
+    size_t own = position - start + 1, stride = shape->kv_heads * size;
+    size_t keys = past + own;
+    size_t first = shape->window && shape->window < keys ? keys - shape->window : 0;
+    size_t kept = first < past ? past - first : 0, skipped = first > past ? first - past : 0;
+    const float *own_k = job->k + (start + skipped) * stride + kv;
+    const float *own_v = job->v + (start + skipped) * stride + kv;
     const float *q = job->q + (position * shape->heads + head) * size;
     float *out = job->out + (position * shape->heads + head) * size;
-    if (past > 0)
-        score_keys(job, scores, q, job->past_k[row] + kv, past);
-    score_keys(job, scores + past, q, job->k + first, own);
-    float sum = job->kernels->exp_sum(scores, job->kernels->max(scores, past + own), past + own);
+    if (kept > 0)
+        score_keys(job, scores, q, job->past_k[row] + first * stride + kv, kept);
+    score_keys(job, scores + kept, q, own_k, own - skipped);
+    size_t seen = keys - first;
+    float sum = job->kernels->exp_sum(scores, job->kernels->max(scores, seen), seen);
     memset(out, 0, size * sizeof(float));
-    if (past > 0)
-        add_values(job, out, scores, job->past_v[row] + kv, past);
-    add_values(job, out, scores + past, job->v + first, own);
+    if (kept > 0)
+        add_values(job, out, scores, job->past_v[row] + first * stride + kv, kept);
+    add_values(job, out, scores + kept, own_v, own - skipped);
     job->kernels->scale(out, 1.0f / sum, size);
 }
 
@@ -402,8 +437,10 @@ void cr_attention_plain(float *out, float *lse, const float *q, const float *k, 
         for (size_t i = shape->starts[row]; i < shape->starts[row + 1]; i++)
             for (size_t h = 0; h < shape->heads; h++) {
                 size_t kv = h / (shape->heads / shape->kv_heads) * size;
-                size_t first = shape->starts[row] * stride + kv, at = i * shape->heads + h;
+                size_t keys = i - shape->starts[row] + 1, at = i * shape->heads + h;
+                keys = shape->window ? smaller(keys, shape->window) : keys;
+                size_t first = (i + 1 - keys) * stride + kv;
                 plain_query(out + at * size, lse + at, q + at * size, k + first, v + first, stride,
-                            i - shape->starts[row] + 1, size, shape->scale);
+                            keys, size, shape->scale);
             }
 }

@@ -16,6 +16,7 @@ typedef struct cr_attention {
     const size_t *starts;              /* [rows + 1]: row r is positions starts[r]..starts[r+1] */
     size_t rows;
     size_t n; /* positions, = starts[rows] */
+    size_t window; /* a query sees itself and the window - 1 positions before it; 0: all before it */
 } cr_attention;
 
 /* Work space in floats for either direction, all threads together. */

@@ -45,6 +45,11 @@ typedef struct cr_kernels {
     void (*swiglu_backward)(float *dgate, float *dup, const float *dout, const float *gate,
                             const float *up, size_t count);
 
+    /* GeGLU (Shazeer 2020) with GELU's tanh form (Hendrycks and Gimpel 2016): out = gelu(gate) · up. */
+    void (*geglu)(float *out, const float *gate, const float *up, size_t count);
+    void (*geglu_backward)(float *dgate, float *dup, const float *dout, const float *gate,
+                           const float *up, size_t count);
+
     /* out[i] = x[i] · scale where hash(key, i) >= threshold, else 0. */
     void (*dropout)(float *out, const float *x, size_t count, uint64_t key, uint32_t threshold,
                     float scale);

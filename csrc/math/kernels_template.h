@@ -194,6 +194,37 @@ static void swiglu_backward(float *dgate, float *dup, const float *dout, const f
     }
 }
 
+/* gelu(x) = x · sigmoid(2 √(2/π) (x + 0.044715 x³)), the tanh form. */
+static inline float gelu_sigmoid(float x)
+{
+    return 1.0f / (1.0f + exp_lane(-1.5957691216f * (x + 0.044715f * x * x * x)));
+}
+
+static void geglu(float *CR_RESTRICT out, const float *CR_RESTRICT gate,
+                  const float *CR_RESTRICT up, size_t count)
+{
+#pragma omp simd
+    for (size_t i = 0; i < count; i++)
+        out[i] = gate[i] * gelu_sigmoid(gate[i]) * up[i];
+}
+
+/* gelu'(x) = s + x s (1 - s) t', with s the sigmoid and t' the slope of its argument. Beyond ±12
+ * the second term is nothing, and x² must not overflow it. */
+static void geglu_backward(float *dgate, float *dup, const float *dout, const float *gate,
+                           const float *up, size_t count)
+{
+#pragma omp simd
+    for (size_t i = 0; i < count; i++) {
+        float g = gate[i], u = up[i], d = dout[i];
+        float sigmoid = gelu_sigmoid(g);
+        float near = g < -12.0f ? -12.0f : g;
+        near = near > 12.0f ? 12.0f : near;
+        float slope = 1.5957691216f * (1.0f + 0.134145f * near * near);
+        dgate[i] = d * u * (sigmoid + near * sigmoid * (1.0f - sigmoid) * slope);
+        dup[i] = d * g * sigmoid;
+    }
+}
+
 static void dropout(float *CR_RESTRICT out, const float *CR_RESTRICT x, size_t count, uint64_t key,
                     uint32_t threshold, float factor)
 {
@@ -245,6 +276,8 @@ const cr_kernels KERNELS = {
     .exp_sum = exp_sum,
     .swiglu = swiglu,
     .swiglu_backward = swiglu_backward,
+    .geglu = geglu,
+    .geglu_backward = geglu_backward,
     .dropout = dropout,
     .dropout_add = dropout_add,
     .adamw = adamw,

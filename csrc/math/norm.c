@@ -21,9 +21,9 @@ static size_t task_end(const norm_job *job, size_t task)
     return end < job->n ? end : job->n;
 }
 
-static void scale_row(float *CR_RESTRICT y, const float *CR_RESTRICT x,
-                      const float *CR_RESTRICT weight, float inverse, size_t d)
+static void scale_row(float *y, const float *x, const float *weight, float inverse, size_t d)
 {
+#pragma omp simd
     for (size_t c = 0; c < d; c++)
         y[c] = weight[c] * (x[c] * inverse);
 }

@@ -7,7 +7,7 @@
 
 #include "math/matmul.h"
 
-/* y [n, d], inverse [n] (kept for backward), x [n, d], weight [d]. */
+/* y [n, d] (which may be x), inverse [n] (kept for backward), x [n, d], weight [d]. */
 void cr_rmsnorm_forward(cr_compute *compute, float *y, float *inverse, const float *x,
                         const float *weight, size_t n, size_t d, float epsilon);
 

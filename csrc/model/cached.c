@@ -1,7 +1,6 @@
 /* cached.c: forward with kept keys and values (Shazeer, "Fast Transformer Decoding", 2019). */
 #include "model/cached.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "math/activation.h"
@@ -44,7 +43,8 @@ typedef struct buffers {
     size_t *starts, *past;
     const float **past_k, **past_v;
     size_t n, longest;
-    float *x, *normed, *inverse, *q, *k, *v, *attended, *gate, *up, *wide, *turns, *lse;
+    float *x, *normed, *inverse, *q, *k, *v, *attended, *gate, *up, *wide, *lse;
+    float *turns, *local_turns;
     float *low, *scratch;
 } buffers;
 
@@ -63,7 +63,7 @@ static int take_buffers(buffers *b, const cr_cached_pass *pass, cr_arena *arena)
     b->past_v = cr_take(&from, pass->count, sizeof *b->past_v);
     b->x = cr_take_floats(&from, n, d);
     b->normed = cr_take_floats(&from, n, d);
-    b->inverse = cr_take_floats(&from, n, 1);
+    b->inverse = cr_take_floats(&from, n, config->heads);
     b->q = cr_take_floats(&from, n, q);
     b->k = cr_take_floats(&from, n, kv);
     b->v = cr_take_floats(&from, n, kv);
@@ -72,6 +72,7 @@ static int take_buffers(buffers *b, const cr_cached_pass *pass, cr_arena *arena)
     b->up = cr_take_floats(&from, n, f);
     b->wide = cr_take_floats(&from, n, f);
     b->turns = cr_take_floats(&from, n, config->head_size);
+    b->local_turns = config->window ? cr_take_floats(&from, n, config->head_size) : NULL;
     b->lse = cr_take_floats(&from, n, config->heads);
     b->low = cr_take_floats(&from, n, pass->rank + 1);
     b->scratch = cr_take_floats(&from, flash > scores ? flash : scores, 1);
@@ -107,11 +108,13 @@ static void embed(const cr_cached_pass *pass, const buffers *b)
         b->past[r] = row->past;
         for (size_t i = 0; i < row->count; i++, at++) {
             b->positions[at] = (int32_t)(row->past + i);
-            cr_matrix_row(b->x + at * embedding->columns, embedding, (size_t)row->tokens[i]);
+            cr_model_embed(pass->model, b->x + at * embedding->columns, row->tokens[i]);
         }
     }
     b->starts[pass->count] = at;
     cr_rope_turns(b->turns, &pass->model->rope, b->positions, b->n);
+    if (b->local_turns)
+        cr_rope_turns(b->local_turns, &pass->model->local_rope, b->positions, b->n);
 }
 
 static void project(const cr_cached_pass *pass, const buffers *b, size_t layer, int p, float *y,
@@ -119,6 +122,7 @@ static void project(const cr_cached_pass *pass, const buffers *b, size_t layer, 
 {
     cr_linear linear = {
         .weight = &pass->model->layers[layer].projection[p],
+        .bias = pass->model->layers[layer].bias[p],
         .branch = pass->branches ? &pass->branches[layer * CR_PROJECTIONS + (size_t)p] : NULL,
         .n = b->n,
         .low = b->low};
@@ -155,7 +159,8 @@ static void attend(const cr_cached_pass *pass, const buffers *b, size_t layer)
     cr_attention shape = {.heads = config->heads,
                           .kv_heads = config->kv_heads,
                           .head_size = config->head_size,
-                          .scale = 1.0f / sqrtf((float)config->head_size),
+                          .scale = config->attention_scale,
+                          .window = pass->model->layers[layer].local ? config->window : 0,
                           .starts = b->starts,
                           .rows = pass->count,
                           .n = b->n};
@@ -172,37 +177,54 @@ static void attend(const cr_cached_pass *pass, const buffers *b, size_t layer)
                         b->past, b->scratch, b->longest);
 }
 
-static void add_to_x(const cr_cached_pass *pass, const buffers *b, const float *y)
+/* Norms (where the family has them) and turns the heads of q or k. */
+static void place_heads(const cr_cached_pass *pass, const buffers *b, const cr_layer *layer,
+                        float *x, const float *norm, size_t heads)
 {
-    pass->compute->kernels->axpy(b->x, 1.0f, y, b->n * pass->model->config.width);
+    const cr_model *model = pass->model;
+    const size_t size = model->config.head_size;
+    const cr_rope *rope = layer->local ? &model->local_rope : &model->rope;
+    if (norm)
+        cr_rmsnorm_forward(pass->compute, x, b->inverse, x, norm, b->n * heads, size,
+                           model->config.norm_epsilon);
+    cr_rope_apply(pass->compute, x, heads * size, layer->local ? b->local_turns : b->turns, rope,
+                  b->n, heads, false);
+}
+
+/* x += y, normed before where the family norms what it adds. */
+static void add_to_x(const cr_cached_pass *pass, const buffers *b, float *y, const float *norm)
+{
+    const cr_config *config = &pass->model->config;
+    if (norm)
+        cr_rmsnorm_forward(pass->compute, y, b->inverse, y, norm, b->n, config->width,
+                           config->norm_epsilon);
+    pass->compute->kernels->axpy(b->x, 1.0f, y, b->n * config->width);
 }
 
 static void run_layer(const cr_cached_pass *pass, const buffers *b, size_t l)
 {
-    const cr_model *model = pass->model;
-    const cr_config *config = &model->config;
-    const cr_layer *layer = &model->layers[l];
-    const size_t n = b->n, d = config->width, size = config->head_size;
+    const cr_config *config = &pass->model->config;
+    const cr_layer *layer = &pass->model->layers[l];
+    const size_t n = b->n, d = config->width;
     cr_rmsnorm_forward(pass->compute, b->normed, b->inverse, b->x, layer->attention_norm, n, d,
                        config->norm_epsilon);
     project(pass, b, l, CR_PROJECTION_q, b->q, b->normed);
     project(pass, b, l, CR_PROJECTION_k, b->k, b->normed);
     project(pass, b, l, CR_PROJECTION_v, b->v, b->normed);
-    cr_rope_apply(pass->compute, b->q, config->heads * size, b->turns, &model->rope, n,
-                  config->heads, false);
-    cr_rope_apply(pass->compute, b->k, config->kv_heads * size, b->turns, &model->rope, n,
-                  config->kv_heads, false);
+    place_heads(pass, b, layer, b->q, layer->q_norm, config->heads);
+    place_heads(pass, b, layer, b->k, layer->k_norm, config->kv_heads);
     attend(pass, b, l);
     commit_keys(pass, b, l);
     project(pass, b, l, CR_PROJECTION_o, b->normed, b->attended);
-    add_to_x(pass, b, b->normed);
+    add_to_x(pass, b, b->normed, layer->attention_post_norm);
     cr_rmsnorm_forward(pass->compute, b->normed, b->inverse, b->x, layer->ffn_norm, n, d,
                        config->norm_epsilon);
     project(pass, b, l, CR_PROJECTION_gate, b->gate, b->normed);
     project(pass, b, l, CR_PROJECTION_up, b->up, b->normed);
-    cr_swiglu_forward(pass->compute, b->wide, b->gate, b->up, n, config->ffn_width);
+    cr_glu_forward(pass->compute, cr_model_gate(pass->model), b->wide, b->gate, b->up, n,
+                   config->ffn_width);
     project(pass, b, l, CR_PROJECTION_down, b->normed, b->wide);
-    add_to_x(pass, b, b->normed);
+    add_to_x(pass, b, b->normed, layer->ffn_post_norm);
 }
 
 int cr_cached_forward(const cr_cached_pass *pass, cr_arena *arena, float **hidden)

@@ -1,11 +1,24 @@
 /* config.c: hyperparameters from GGUF keys. */
 #include "model/config.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 static const cr_family families[] = {
-    {.name = "llama", .rope_neighbours = true}, /* Llama 2 and 3, SmolLM2, Mistral as GGUF names them */
+    /* Llama 2 and 3, SmolLM2, Mistral as GGUF names them */
+    {.name = "llama", .neighbours_in_gguf = true},
+    /* Qwen2 and Qwen2.5 */
+    {.name = "qwen2", .biases = true},
+    {.name = "qwen3", .head_norms = true},
+    /* Gemma 3, text */
+    {.name = "gemma3",
+     .head_norms = true,
+     .post_norms = true,
+     .scaled_embedding = true,
+     .gelu = true,
+     .global_every = 6,
+     .local_rope_base = 10000.0},
 };
 
 #define FAMILIES (sizeof families / sizeof families[0])
@@ -65,19 +78,42 @@ static int read_number(double *out, const cr_gguf *file, const cr_family *family
     return CR_OK;
 }
 
-static int refuse_rope_scaling(const cr_gguf *file, const cr_family *family)
+static bool is_text(cr_text text, const char *expected)
+{
+    return text.length == strlen(expected) && memcmp(text.bytes, expected, text.length) == 0;
+}
+
+static int read_rope_scaling(cr_config *config, const cr_gguf *file)
 {
     char key[96];
     cr_text type;
-    snprintf(key, sizeof key, "%s.rope.scaling.type", family->name);
+    snprintf(key, sizeof key, "%s.rope.scaling.type", config->family->name);
     int code = cr_gguf_text(file, key, &type);
     if (code == CR_ENOTFOUND)
         return CR_OK;
     CR_TRY(code);
-    if (type.length == 4 && memcmp(type.bytes, "none", 4) == 0)
+    if (is_text(type, "none"))
         return CR_OK;
-    return cr_fail(CR_EUNSUPPORTED, "%s \"%.*s\" is not supported; supported: none", key,
+    if (is_text(type, "linear"))
+        return read_number(&config->rope_scale, file, config->family, "rope.scaling.factor", true);
+    return cr_fail(CR_EUNSUPPORTED, "%s \"%.*s\" is not supported; supported: none, linear", key,
                    (int)(type.length < 32 ? type.length : 32), type.bytes);
+}
+
+/* Frequencies of both kinds of layers, and what a layer with a window sees. */
+static int read_positions(cr_config *config, const cr_gguf *file)
+{
+    const cr_family *family = config->family;
+    config->rope_base = 10000.0;
+    config->local_rope_base = family->local_rope_base;
+    config->rope_scale = 1.0;
+    config->rope_neighbours = family->neighbours_in_gguf;
+    CR_TRY(read_number(&config->rope_base, file, family, "rope.freq_base", false));
+    CR_TRY(read_rope_scaling(config, file));
+    if (family->global_every == 0)
+        return CR_OK;
+    CR_TRY(read_number(&config->local_rope_base, file, family, "rope.freq_base_swa", false));
+    return read_size(&config->window, file, family, "attention.sliding_window", 1 << 28);
 }
 
 static int check_heads(const cr_config *config)
@@ -110,9 +146,15 @@ static int read_heads(cr_config *config, const cr_gguf *file)
     return check_heads(config);
 }
 
+bool cr_config_is_local(const cr_config *config, size_t layer)
+{
+    size_t every = config->family->global_every;
+    return every > 0 && (layer + 1) % every != 0;
+}
+
 int cr_config_from_gguf(cr_config *out, const cr_gguf *file)
 {
-    *out = (cr_config){.rope_base = 10000.0};
+    *out = (cr_config){0};
     double epsilon = 0;
     CR_TRY(find_family(&out->family, file));
     CR_TRY(read_size(&out->layers, file, out->family, "block_count", 1024));
@@ -120,10 +162,10 @@ int cr_config_from_gguf(cr_config *out, const cr_gguf *file)
     CR_TRY(read_size(&out->ffn_width, file, out->family, "feed_forward_length", 1 << 22));
     CR_TRY(read_size(&out->context, file, out->family, "context_length", 1 << 28));
     CR_TRY(read_heads(out, file));
-    CR_TRY(read_number(&out->rope_base, file, out->family, "rope.freq_base", false));
+    CR_TRY(read_positions(out, file));
     CR_TRY(read_number(&epsilon, file, out->family, "attention.layer_norm_rms_epsilon", true));
     out->norm_epsilon = (float)epsilon;
-    CR_TRY(refuse_rope_scaling(file, out->family));
+    out->attention_scale = 1.0f / sqrtf((float)out->head_size);
     const cr_gguf_tensor *embedding = cr_gguf_tensor_find(file, "token_embd.weight");
     if (!embedding)
         return cr_fail(CR_ENOTFOUND, "tensor token_embd.weight is missing");

@@ -10,8 +10,15 @@
 
 /* What tells one architecture from another; adding a family starts with a row in config.c. */
 typedef struct cr_family {
-    const char *name;       /* general.architecture */
-    bool rope_neighbours;   /* pairs are (2p, 2p+1); the file's q and k rows are permuted for it */
+    const char *name;         /* general.architecture */
+    bool neighbours_in_gguf;  /* its GGUF files permute q and k so that rotary pairs are (2p, 2p+1) */
+    bool biases;              /* of q, k and v */
+    bool head_norms;          /* q and k are normed head by head before they are turned */
+    bool post_norms;          /* attention and feed-forward are normed before they are added */
+    bool scaled_embedding;    /* by √d */
+    bool gelu;                /* GeGLU instead of SwiGLU */
+    size_t global_every;      /* layers i with (i + 1) % this = 0 see everything, others a window; 0: all do */
+    double local_rope_base;   /* of the layers with a window, where the file does not say */
 } cr_family;
 
 typedef struct cr_config {
@@ -23,9 +30,16 @@ typedef struct cr_config {
     size_t ffn_width;          /* f */
     size_t vocabulary;
     size_t context;
-    double rope_base;
+    double rope_base, local_rope_base;
+    double rope_scale;         /* positions of layers without a window are divided by it */
+    bool rope_neighbours;
+    size_t window;             /* positions that a layer with a window sees */
+    float attention_scale;
     float norm_epsilon;
 } cr_config;
+
+/* Whether a layer sees a window and turns by the local base. */
+bool cr_config_is_local(const cr_config *config, size_t layer);
 
 int cr_config_from_gguf(cr_config *out, const cr_gguf *file);
 

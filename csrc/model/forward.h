@@ -23,7 +23,7 @@ typedef struct cr_rows_batch {
     float dropout;
 } cr_rows_batch;
 
-/* What a layer keeps for backward. */
+/* What a layer keeps for backward; the last four lines only where the family has such norms. */
 typedef struct cr_layer_kept {
     float *inverse1, *inverse2; /* [n] of the two norms */
     float *q, *k, *v;           /* after rope: [n, heads · size], [n, kv_heads · size] */
@@ -32,6 +32,10 @@ typedef struct cr_layer_kept {
     float *middle;              /* [n, d]: after attention and its residual */
     float *gate, *up;           /* [n, f] */
     float *low[CR_PROJECTIONS]; /* [n, rank] where there is a branch */
+    float *raw_q, *raw_k;             /* before their norms */
+    float *inverse_q, *inverse_k;     /* [n, heads], [n, kv_heads] */
+    float *o, *down;                  /* [n, d] before their norms */
+    float *inverse_o, *inverse_down;  /* [n] */
 } cr_layer_kept;
 
 /* A pass over one batch. */
@@ -47,6 +51,7 @@ typedef struct cr_pass {
 
     size_t kept_bytes;     /* of the buffers that wait for backward */
     float *turns;          /* [n, head_size / 2, 2] */
+    float *local_turns;    /* the same for layers with a window, or NULL */
     float **inputs;        /* [layers + 1] of [n, d]: the input of each layer and the last output */
     cr_layer_kept *kept;   /* [layers], or one shared by all */
     float *normed;         /* [n, d] */

@@ -72,11 +72,19 @@ static bool has_branch(const cr_linear *linear)
     return linear->branch && linear->branch->a;
 }
 
+static void add_bias(const cr_compute *compute, float *y, const cr_linear *linear)
+{
+    const size_t out = linear->weight->rows;
+    for (size_t i = 0; linear->bias && i < linear->n; i++)
+        compute->kernels->axpy(y + i * out, 1.0f, linear->bias, out);
+}
+
 void cr_linear_forward(cr_compute *compute, float *y, bool accumulate, const float *x,
                        const cr_linear *linear)
 {
     const size_t in = linear->weight->columns, out = linear->weight->rows, n = linear->n;
     cr_matmul(compute, y, out, n, 1.0f, accumulate, cr_rows(x, in), linear->weight, true);
+    add_bias(compute, y, linear);
     if (!has_branch(linear))
         return;
     const cr_branch *branch = linear->branch;
@@ -128,6 +136,7 @@ void cr_linear_few(cr_compute *compute, float *y, const float *x, const cr_linea
 {
     const size_t in = linear->weight->columns, out = linear->weight->rows, n = linear->n;
     cr_matmul_few(compute, y, out, n, cr_rows(x, in), linear->weight);
+    add_bias(compute, y, linear);
     if (!has_branch(linear))
         return;
     const cr_branch *branch = linear->branch;

@@ -1,6 +1,6 @@
 /* linear.h: a frozen projection plus an optional low-rank branch, forward and backward.
  *
- *     y = x Wᵀ + scale · (drop(x) Aᵀ) Bᵀ          (Hu et al., "LoRA", 2021, equation 3)
+ *     y = x Wᵀ + bias + scale · (drop(x) Aᵀ) Bᵀ   (Hu et al., "LoRA", 2021, equation 3)
  *
  * Dropout touches the branch's input alone. Its mask is a pure function of the position's key
  * and the projection (base/rng.h), so backward and recomputation make it again.
@@ -29,6 +29,7 @@ typedef struct cr_dropout {
 typedef struct cr_linear {
     const cr_matrix *weight; /* [out, in] */
     const cr_branch *branch; /* or NULL */
+    const float *bias;       /* [out], frozen, or NULL */
     cr_dropout dropout;
     uint64_t site;           /* tells this projection's masks from the others' */
     size_t n;

@@ -1,6 +1,7 @@
 /* model.c: opens a model file and checks every tensor against the hyperparameters. */
 #include "model/model.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,7 +10,7 @@
 
 const cr_projection_name cr_projection_names[CR_PROJECTIONS] = {
 #define CR_PROJECTION(field, file, folder, module, rows, columns) {folder, module},
-#define CR_NORM(field, file)
+#define CR_NORM(field, file, name, size, wanted)
 #include "model/weights.def"
 #undef CR_PROJECTION
 #undef CR_NORM
@@ -58,22 +59,67 @@ static int load_vector(const float **out, cr_model *model, float **to, const cha
     return CR_OK;
 }
 
+static bool has_bias(const cr_family *family, int projection)
+{
+    return family->biases && (projection == CR_PROJECTION_q || projection == CR_PROJECTION_k ||
+                              projection == CR_PROJECTION_v);
+}
+
+static int load_biases(cr_model *model, size_t index, float **vectors)
+{
+    static const char *const files[CR_PROJECTIONS] = {
+#define CR_PROJECTION(field, file, folder, module, rows, columns) file,
+#define CR_NORM(field, file, name, size, wanted)
+#include "model/weights.def"
+#undef CR_PROJECTION
+#undef CR_NORM
+    };
+    cr_layer *layer = &model->layers[index];
+    for (int p = 0; p < CR_PROJECTIONS; p++) {
+        if (!has_bias(model->config.family, p))
+            continue;
+        char name[64];
+        snprintf(name, sizeof name, "blk.%zu.%s.bias", index, files[p]);
+        CR_TRY(load_vector(&layer->bias[p], model, vectors, name, layer->projection[p].rows));
+    }
+    return CR_OK;
+}
+
 static int load_layer(cr_model *model, size_t index, float **vectors)
 {
     const cr_config *config = &model->config;
-    const size_t D = config->width, F = config->ffn_width;
-    const size_t Q = config->heads * config->head_size, K = config->kv_heads * config->head_size;
+    const cr_family *family = config->family;
+    const size_t D = config->width, F = config->ffn_width, H = config->head_size;
+    const size_t Q = config->heads * H, K = config->kv_heads * H;
     cr_layer *layer = &model->layers[index];
+    layer->local = cr_config_is_local(config, index);
     char name[64];
 #define CR_PROJECTION(field, file, folder, module, rows, columns)                                  \
     snprintf(name, sizeof name, "blk.%zu." file ".weight", index);                                 \
     CR_TRY(load_matrix(&layer->projection[CR_PROJECTION_##field], model, name, rows, columns));
-#define CR_NORM(field, file)                                                                       \
-    snprintf(name, sizeof name, "blk.%zu." file ".weight", index);                                 \
-    CR_TRY(load_vector(&layer->field, model, vectors, name, D));
+#define CR_NORM(field, file, hf_name, size, wanted)                                                \
+    if (wanted) {                                                                                  \
+        snprintf(name, sizeof name, "blk.%zu." file ".weight", index);                             \
+        CR_TRY(load_vector(&layer->field, model, vectors, name, size));                            \
+    }
 #include "model/weights.def"
 #undef CR_PROJECTION
 #undef CR_NORM
+    return load_biases(model, index, vectors);
+}
+
+/* Divisors of the frequencies: the file's own, or one for all; none where positions count as they are. */
+static int load_rope_factors(cr_model *model, float **vectors)
+{
+    size_t half = model->config.head_size / 2;
+    if (cr_gguf_tensor_find(model->file, "rope_freqs.weight"))
+        return load_vector(&model->rope.factors, model, vectors, "rope_freqs.weight", half);
+    if (model->config.rope_scale == 1.0)
+        return CR_OK;
+    for (size_t p = 0; p < half; p++)
+        (*vectors)[p] = (float)model->config.rope_scale;
+    model->rope.factors = *vectors;
+    *vectors += half;
     return CR_OK;
 }
 
@@ -82,11 +128,10 @@ static int load_rope(cr_model *model, float **vectors)
     const cr_config *config = &model->config;
     model->rope = (cr_rope){.base = config->rope_base,
                             .head_size = config->head_size,
-                            .neighbours = config->family->rope_neighbours};
-    if (!cr_gguf_tensor_find(model->file, "rope_freqs.weight"))
-        return CR_OK;
-    return load_vector(&model->rope.factors, model, vectors, "rope_freqs.weight",
-                       config->head_size / 2);
+                            .neighbours = config->rope_neighbours};
+    model->local_rope = model->rope;
+    model->local_rope.base = config->local_rope_base;
+    return load_rope_factors(model, vectors);
 }
 
 static int load_head(cr_model *model)
@@ -100,10 +145,24 @@ static int load_head(cr_model *model)
     return load_matrix(&model->head, model, "output.weight", config->vocabulary, config->width);
 }
 
+/* Floats of a layer's norms and biases. */
+static size_t layer_vectors(const cr_config *config)
+{
+    const cr_family *family = config->family;
+    const size_t D = config->width, H = config->head_size;
+    size_t total = family->biases ? (config->heads + 2 * config->kv_heads) * H : 0;
+#define CR_PROJECTION(field, file, folder, module, rows, columns)
+#define CR_NORM(field, file, name, size, wanted) total += (wanted) ? (size) : 0;
+#include "model/weights.def"
+#undef CR_PROJECTION
+#undef CR_NORM
+    return total;
+}
+
 static int load_weights(cr_model *model)
 {
     const cr_config *config = &model->config;
-    size_t floats = (2 * config->layers + 1) * config->width + config->head_size;
+    size_t floats = config->layers * layer_vectors(config) + config->width + config->head_size;
     model->layers = cr_calloc(config->layers, sizeof *model->layers);
     model->vectors = cr_calloc(floats, sizeof(float));
     if (!model->layers || !model->vectors)
@@ -252,6 +311,22 @@ void cr_model_describe(const cr_model *model, cr_model_info *out)
                            .tied_head = model->head.data == model->embedding.data,
                            .parameters = model->parameters,
                            .file_bytes = model->file_bytes};
+}
+
+void cr_model_embed(const cr_model *model, float *x, int32_t token)
+{
+    const size_t d = model->embedding.columns;
+    cr_matrix_row(x, &model->embedding, (size_t)token);
+    if (!model->config.family->scaled_embedding)
+        return;
+    float scale = sqrtf((float)d);
+    for (size_t c = 0; c < d; c++)
+        x[c] *= scale;
+}
+
+cr_gate cr_model_gate(const cr_model *model)
+{
+    return model->config.family->gelu ? CR_GATE_GELU : CR_GATE_SILU;
 }
 
 size_t cr_model_longest_row(const cr_model *model)

@@ -47,6 +47,7 @@ local SHAPES = { -- heads, key heads, size
   { "one key head", 3, 1, 14 },
   { "a head wider than a tile", 2, 1, 66 },
 }
+local WINDOWS = { 1, 5, 63, 64, 65, 100 } -- beside no window
 local ROWS = { { 1 }, { 63 }, { 64 }, { 65 }, { 200 }, { 1, 63, 2, 65 }, { 64, 64, 1 } }
 
 -- Attention in double, one query head after another: what the finite differences are taken of.
@@ -54,7 +55,7 @@ local function query(b, row, i, head)
   local size, scale = b.head_size, 1 / math.sqrt(b.head_size)
   local kv = head // (b.heads // b.kv_heads)
   local weights, sum, top = {}, 0.0, -math.huge
-  for j = b.starts[row], i do
+  for j = math.max(b.starts[row], b.window and i - b.window + 1 or 0), i do
     local score = 0.0
     for c = 1, size do
       score = score + b.q[(i * b.heads + head) * size + c] * b.k[(j * b.kv_heads + kv) * size + c]
@@ -104,6 +105,24 @@ for _, kernels in ipairs(native.math.kernels()) do
         end
       end)
     end
+
+    it("agrees with the plain loop where a query sees a window of keys", function()
+      for _, window in ipairs(WINDOWS) do
+        local b = with(batch({ 1, 63, 200, 65 }, 4, 2, 14), { window = window })
+        local out, lse = attend(with(b, { kernels = kernels, threads = 2 }))
+        local plain_out, plain_lse = attend(with(b, { plain = true }))
+        assert.is_nil(lists.first_beyond(out, plain_out, 1e-5), "window " .. window)
+        assert.is_nil(lists.first_beyond(lse, plain_lse, 1e-5), "window " .. window)
+      end
+    end)
+
+    it("with a window as long as the text gives the bits that it gives without", function()
+      local b = batch({ 130, 7 }, 2, 1, 16)
+      b.kernels, b.dout = kernels, lists.uniform(9, #b.q)
+      local wide = with(b, { window = 130 })
+      assert.is_true(lists.bits(lists.join(attend(b))) == lists.bits(lists.join(attend(wide))))
+      assert.is_true(lists.bits(lists.join(backward(b))) == lists.bits(lists.join(backward(wide))))
+    end)
 
     it("keeps its precision where one key takes all", function()
       local b = batch({ 100 }, 2, 1, 16, 16) -- scores of several hundred
@@ -172,66 +191,76 @@ for _, kernels in ipairs(native.math.kernels()) do
       end
     end)
 
+    local function check_cached(shape, window)
+      local _, heads, kv_heads, size = table.unpack(shape)
+      local b = with(batch({ 9, 70, 5, 6 }, heads, kv_heads, size), { window = window })
+      local past, q, kv = { 8, 65, 0, 4 }, heads * size, kv_heads * size
+      local cached = with(b, { kernels = kernels, threads = 2, past = past, starts = { 0 },
+        q = {}, k = {}, v = {}, past_k = {}, past_v = {} })
+      local plain, expected = attend(with(b, { plain = true })), {}
+      for row = 1, 4 do
+        local new = b.starts[row + 1] - b.starts[row] - past[row]
+        cached.starts[row + 1] = cached.starts[row] + new
+        for name, width in pairs({ k = kv, v = kv }) do
+          local all = of_row(b, b[name], row, width)
+          cached["past_" .. name] = lists.join(cached["past_" .. name], lists.slice(all, 1, past[row] * width))
+          cached[name] = lists.join(cached[name], lists.slice(all, past[row] * width + 1, new * width))
+        end
+        cached.q = lists.join(cached.q, lists.slice(of_row(b, b.q, row, q), past[row] * q + 1, new * q))
+        expected = lists.join(expected, lists.slice(of_row(b, plain, row, q), past[row] * q + 1, new * q))
+      end
+      local out = native.math.attention_cached(cached)
+      assert.is_nil(lists.first_beyond(out, expected, 1e-5))
+      for threads = 1, 3, 2 do
+        local again = native.math.attention_cached(with(cached, { threads = threads }))
+        assert.is_true(lists.bits(out) == lists.bits(again))
+      end
+      local q_row = lists.slice(cached.q, 1, q)
+      local alone = native.math.attention_cached(with(cached, {
+        past = { 8 }, starts = { 0, 1 }, q = q_row,
+        k = lists.slice(cached.k, 1, kv), v = lists.slice(cached.v, 1, kv),
+        past_k = lists.slice(cached.past_k, 1, 8 * kv), past_v = lists.slice(cached.past_v, 1, 8 * kv),
+      }))
+      assert.is_true(lists.bits(alone) == lists.bits(lists.slice(out, 1, q)))
+    end
+
     it("after kept keys agrees with the plain loop over all of them", function()
       for _, shape in ipairs(SHAPES) do
-        local _, heads, kv_heads, size = table.unpack(shape)
-        local b = batch({ 9, 70, 5, 6 }, heads, kv_heads, size)
-        local past, q, kv = { 8, 65, 0, 4 }, heads * size, kv_heads * size
-        local cached = with(b, { kernels = kernels, threads = 2, past = past, starts = { 0 },
-          q = {}, k = {}, v = {}, past_k = {}, past_v = {} })
-        local plain, expected = attend(with(b, { plain = true })), {}
-        for row = 1, 4 do
-          local new = b.starts[row + 1] - b.starts[row] - past[row]
-          cached.starts[row + 1] = cached.starts[row] + new
-          for name, width in pairs({ k = kv, v = kv }) do
-            local all = of_row(b, b[name], row, width)
-            cached["past_" .. name] = lists.join(cached["past_" .. name], lists.slice(all, 1, past[row] * width))
-            cached[name] = lists.join(cached[name], lists.slice(all, past[row] * width + 1, new * width))
-          end
-          cached.q = lists.join(cached.q, lists.slice(of_row(b, b.q, row, q), past[row] * q + 1, new * q))
-          expected = lists.join(expected, lists.slice(of_row(b, plain, row, q), past[row] * q + 1, new * q))
-        end
-        local out = native.math.attention_cached(cached)
-        assert.is_nil(lists.first_beyond(out, expected, 1e-5))
-        for threads = 1, 3, 2 do
-          local again = native.math.attention_cached(with(cached, { threads = threads }))
-          assert.is_true(lists.bits(out) == lists.bits(again))
-        end
-        local q_row = lists.slice(cached.q, 1, q)
-        local alone = native.math.attention_cached(with(cached, {
-          past = { 8 }, starts = { 0, 1 }, q = q_row,
-          k = lists.slice(cached.k, 1, kv), v = lists.slice(cached.v, 1, kv),
-          past_k = lists.slice(cached.past_k, 1, 8 * kv), past_v = lists.slice(cached.past_v, 1, 8 * kv),
-        }))
-        assert.is_true(lists.bits(alone) == lists.bits(lists.slice(out, 1, q)))
+        check_cached(shape)
+        for _, window in ipairs { 1, 3, 4, 66 } do check_cached(shape, window) end
       end
     end)
   end)
 end
 
-describe("attention's gradients", function()
-  -- Large enough for a second tile of queries and keys.
-  local b = batch({ 66, 3 }, 3, 1, 6)
-  b.dout = lists.uniform(77, #b.q)
-  local slopes = {}
+-- Large enough for a second tile of queries and keys.
+local function check_gradients(title, window)
+  describe("attention's gradients" .. title, function()
+    local b = batch({ 66, 3 }, 3, 1, 6)
+    b.dout, b.window = lists.uniform(77, #b.q), window
+    local slopes = {}
 
-  setup(function()
-    for _, name in ipairs({ "q", "k", "v" }) do
-      local function f(values) return loss(with(b, { [name] = values })) end
-      slopes[name] = {}
-      for i = 1, #b[name], #b[name] // 9 do slopes[name][i] = gradient.entry(f, b[name], i, 1e-3) end
-    end
-  end)
-
-  for _, kernels in ipairs(native.math.kernels()) do
-    it("agree with finite differences: " .. kernels .. " kernels", function()
-      local names, results = { "q", "k", "v" }, { backward(with(b, { kernels = kernels, threads = 2 })) }
-      for which, name in ipairs(names) do
-        local scale = lists.largest(results[which])
-        for i, slope in pairs(slopes[name]) do
-          assert.near(slope, results[which][i], 1e-5 * scale, ("d%s[%d]"):format(name, i))
-        end
+    setup(function()
+      for _, name in ipairs({ "q", "k", "v" }) do
+        local function f(values) return loss(with(b, { [name] = values })) end
+        slopes[name] = {}
+        for i = 1, #b[name], #b[name] // 9 do slopes[name][i] = gradient.entry(f, b[name], i, 1e-3) end
       end
     end)
-  end
-end)
+
+    for _, kernels in ipairs(native.math.kernels()) do
+      it("agree with finite differences: " .. kernels .. " kernels", function()
+        local names, results = { "q", "k", "v" }, { backward(with(b, { kernels = kernels, threads = 2 })) }
+        for which, name in ipairs(names) do
+          local scale = lists.largest(results[which])
+          for i, slope in pairs(slopes[name]) do
+            assert.near(slope, results[which][i], 1e-5 * scale, ("d%s[%d]"):format(name, i))
+          end
+        end
+      end)
+    end
+  end)
+end
+
+check_gradients("")
+check_gradients(" under a window of 20", 20)

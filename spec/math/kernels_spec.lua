@@ -23,6 +23,8 @@ local function mask_hash(key, column)
   return x ~ (key >> 32)
 end
 
+local function tanh(x) return 1 - 2 / (math.exp(2 * x) + 1) end
+
 local function sigmoid(x) return 1 / (1 + math.exp(-x)) end
 
 for _, kernels in ipairs(native.math.kernels()) do
@@ -170,6 +172,52 @@ for _, kernels in ipairs(native.math.kernels()) do
         assert.near(gradient.entry(function(x) return loss(x, p.up) end, p.gate, i, 1e-3), dgate[i], 4e-6)
         assert.near(gradient.entry(function(x) return loss(p.gate, x) end, p.up, i, 1e-3), dup[i], 4e-6)
       end
+    end)
+
+    -- GELU's tanh form in double.
+    local function gelu(x)
+      return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ^ 3)))
+    end
+
+    it("compute GeGLU as gelu(gate) · up", function()
+      for _, f in ipairs({ 1, 3, 15, 17, 65, 577 }) do
+        local p = { kernels = kernels, threads = 2, n = 3, f = f }
+        p.gate, p.up = lists.uniform(f, 3 * f, 6), lists.uniform(f + 1, 3 * f, 4)
+        local out = kernel.geglu(p)
+        for i = 1, 3 * f do
+          -- Relative to the gate: far below zero gelu is the small difference of two near numbers.
+          assert.near(gelu(p.gate[i]) * p.up[i], out[i], 1e-6 * math.abs(p.gate[i] * p.up[i]) + 1e-9)
+        end
+      end
+    end)
+
+    it("have GeGLU's gradients", function()
+      local p = { kernels = kernels, n = 1, f = 37, gate = lists.uniform(1, 37, 5), up = lists.uniform(2, 37, 4) }
+      local dout = lists.uniform(3, 37)
+      local function loss(gate, up)
+        local total = 0.0
+        for i = 1, 37 do total = total + dout[i] * gelu(gate[i]) * up[i] end
+        return total
+      end
+      local dgate, dup = kernel.geglu_backward(with(p, { dout = dout }))
+      for i = 1, 37 do
+        assert.near(gradient.entry(function(x) return loss(x, p.up) end, p.gate, i, 1e-3), dgate[i], 1e-5)
+        assert.near(gradient.entry(function(x) return loss(p.gate, x) end, p.up, i, 1e-3), dup[i], 1e-5)
+      end
+    end)
+
+    it("keep GeGLU finite for gates of any size, and NaN where it was", function()
+      local p = { kernels = kernels, n = 1, f = 20, gate = lists.fill(20, 1e30), up = lists.fill(20, 2) }
+      for i = 1, 20, 2 do p.gate[i] = -1e30 end
+      p.gate[20] = 0 / 0
+      local out = kernel.geglu(p)
+      local dgate, dup = kernel.geglu_backward(with(p, { dout = lists.fill(20, 1) }))
+      for i = 1, 19 do
+        assert.near(i % 2 == 1 and 0 or 2e30, out[i], 1e24)
+        assert.near(i % 2 == 1 and 0 or 2, dgate[i], 1e-3)
+        assert.near(i % 2 == 1 and 0 or 1e30, dup[i], 1e24)
+      end
+      assert.is_true(out[20] ~= out[20] and dgate[20] ~= dgate[20] and dup[20] ~= dup[20])
     end)
 
     it("keep SwiGLU finite for gates of any size, and NaN where it was", function()
