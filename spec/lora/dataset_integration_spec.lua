@@ -104,14 +104,27 @@ describe("formatters", function()
       { input = "Claim: c\n\nVerify:", output = "REFUTES", metadata = { id = 5 } } },
     { "gsm8k", { question = "q", answer = "work\n#### 2" },
       { input = "Problem: q\n\nSolution:", output = "work\n#### 2", metadata = {} } },
+    { "text", { text = "Once." }, { input = "", output = "Once.", metadata = {} } },
+    { "alpaca", { instruction = "Add.", input = "1 2", output = "3" },
+      { input = "Below is an instruction that describes a task, paired with an input that provides further context. "
+        .. "Write a response that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1 2\n\n"
+        .. "### Response:\n", output = "3", metadata = {} } },
+    { "alpaca", { instruction = "Sing.", input = "", output = "La." },
+      { input = "Below is an instruction that describes a task. Write a response that appropriately completes the "
+        .. "request.\n\n### Instruction:\nSing.\n\n### Response:\n", output = "La.", metadata = {} } },
+    { "chat", { messages = { { role = "user", content = "Hi" } } },
+      { messages = { { role = "user", content = "Hi" } }, metadata = {} } },
+    { "chat", { conversations = { { from = "human", value = "Hi" }, { from = "gpt", value = "Ho" } } },
+      { messages = { { role = "user", content = "Hi" }, { role = "assistant", content = "Ho" } }, metadata = {} } },
   } do
-    it("have " .. case[1] .. " as the reference writes it", function()
+    it("have " .. case[1] .. " in its wording", function()
       assert.same(case[3], dataset_integration.formatter(case[1])(case[2]))
     end)
   end
 
   it("are listed and refused by name", function()
-    assert.same({ "fever", "gsm8k", "scifact", "scifact_cns" }, dataset_integration.formatters())
+    assert.same({ "alpaca", "chat", "fever", "gsm8k", "preference", "scifact", "scifact_cns", "text" },
+      dataset_integration.formatters())
     assert.same({ "scifact", "scifact_cns" }, dataset_integration.datasets())
     expect.raises('unknown formatter "fevr"; did you mean "fever"?', dataset_integration.formatter, "fevr")
   end)
@@ -121,6 +134,52 @@ describe("formatters", function()
     assert.equal("X", assert(prepare({ { a = "x", b = "y" } }, { formatter = "upper" }))[1].input)
     expect.raises('"upper" is registered already', dataset_integration.register_formatter, "upper", print)
     expect.raises("expected a function", dataset_integration.register_formatter, "lower", 5)
+  end)
+end)
+
+describe("a formatter", function()
+  it("may give several rows, which stay together in order", function()
+    local function twice(row, number)
+      return { { input = row.a, output = "x" }, { input = row.a, output = tostring(number) } }
+    end
+    local rows = assert(prepare({ { a = "p" }, { a = "q" } }, { formatter = twice, limit = 3 }))
+    assert.same({ "x", "1", "x" }, { rows[1].output, rows[2].output, rows[3].output })
+  end)
+
+  it("preference gives two rows of one group", function()
+    local rows = assert(prepare({ { prompt = "p", chosen = "c", rejected = "r" },
+      { prompt = "q", chosen = { { role = "assistant", content = "c" } },
+        rejected = { { role = "assistant", content = "r" } } } }, { formatter = "preference" }))
+    assert.same({ input = "p", output = "c", metadata = { group = 1, choice = "chosen" } }, rows[1])
+    assert.same({ input = "p", output = "r", metadata = { group = 1, choice = "rejected" } }, rows[2])
+    assert.same({ group = 2, choice = "rejected" }, rows[4].metadata)
+    assert.same({ { role = "user", content = "q" }, { role = "assistant", content = "r" } }, rows[4].messages)
+  end)
+
+  it("may give messages, whose prompt and last answer can be read", function()
+    local row = assert(prepare({ { messages = { { role = "user", content = "Hi" },
+      { role = "assistant", content = "Ho" } } } }, { formatter = "chat", train_on = "all" }))[1]
+    assert.equal("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", row.input)
+    assert.equal("Ho", row.output)
+    assert.equal("all", row.train_on)
+  end)
+
+  for _, case in ipairs {
+    { "messages that are none", { messages = {} }, '"messages" is no list of messages' },
+    { "an unknown role", { messages = { { role = "asistant", content = "" } } },
+      'message 1: unknown role "asistant"; did you mean "assistant"?' },
+    { "a message without content", { messages = { { role = "user" } } }, 'message 1: "content" is not a string' },
+    { "a speaker of no kind", { conversations = { { from = "cat", value = "" } } }, '"from" of turn 1 is "cat"' },
+    { "no conversation", {}, '"messages" is missing, expected a list' },
+  } do
+    it("refuses " .. case[1], function()
+      expect.fails("data", "row 1: " .. case[3], prepare({ case[2] }, { formatter = "chat" }))
+    end)
+  end
+
+  it("says which of several rows is wrong", function()
+    expect.fails("data", 'row 1: part 2: "output" is not a string', prepare({ {} }, {
+      formatter = function() return { { input = "a", output = "b" }, { input = "a" } } end }))
   end)
 end)
 

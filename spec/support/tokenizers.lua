@@ -12,9 +12,38 @@ local KEY = "tokenizer.ggml."
 
 local list
 
-local function open_variant(pretokenizer, add_bos)
-  local path = os.tmpname()
-  gguf.copy(TINY, path, { [KEY .. "pre"] = gguf.text(pretokenizer), [KEY .. "add_bos_token"] = gguf.bool(add_bos) })
+--- Special tokens of chat templates that the tiny vocabulary has none of.
+tokenizers.specials = {
+  llama3 = { "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" },
+  gemma = { "<start_of_turn>", "<end_of_turn>" },
+}
+
+-- Keys of the tiny vocabulary whose last ordinary tokens are special ones of these names.
+local function with_specials(names)
+  local tokens, kinds = gguf.list(TINY, KEY .. "tokens"), gguf.list(TINY, KEY .. "token_type")
+  local gone, merges, at = {}, {}, #tokens
+  for i = #names, 1, -1 do
+    while kinds[at] ~= 1 do at = at - 1 end
+    gone[tokens[at]] = true
+    tokens[at], kinds[at] = names[i], 3
+  end
+  for _, merge in ipairs(gguf.list(TINY, KEY .. "merges")) do
+    local left, right = merge:match "^(%S+) (%S+)$"
+    if not (gone[left] or gone[right] or gone[left .. right]) then merges[#merges + 1] = merge end
+  end
+  return { [KEY .. "tokens"] = gguf.texts(tokens), [KEY .. "token_type"] = gguf.i32s(kinds),
+    [KEY .. "merges"] = gguf.texts(merges) }
+end
+
+--- The tiny vocabulary under a pre-tokenizer, with special tokens in place of its last ordinary ones.
+---@param pretokenizer string
+---@param add_bos boolean
+---@param specials string[]?
+---@return crucible.Tokenizer
+function tokenizers.open(pretokenizer, add_bos, specials)
+  local path, keys = os.tmpname(), specials and with_specials(specials) or {}
+  keys[KEY .. "pre"], keys[KEY .. "add_bos_token"] = gguf.text(pretokenizer), gguf.bool(add_bos)
+  gguf.copy(TINY, path, keys)
   local model = assert(core.open_model(path))
   os.remove(path) -- the mapping stays
   return tokenizer.wrap(model:tokenizer())
@@ -24,8 +53,11 @@ local function open_all()
   list = {}
   for _, pretokenizer in ipairs { "gpt2", "smollm", "llama-bpe", "qwen2" } do
     for _, add_bos in ipairs { false, true } do
-      list[#list + 1] = { pretokenizer .. (add_bos and " with a BOS" or ""), open_variant(pretokenizer, add_bos) }
+      list[#list + 1] = { pretokenizer .. (add_bos and " with a BOS" or ""), tokenizers.open(pretokenizer, add_bos) }
     end
+  end
+  for name, tokens in pairs(tokenizers.specials) do
+    list[#list + 1] = { "the tokens of " .. name, tokenizers.open("llama-bpe", true, tokens) }
   end
   local smollm2 = models.smollm2()
   if smollm2 then list[#list + 1] = { "SmolLM2", tokenizer.wrap(assert(core.open_model(smollm2)):tokenizer()) } end

@@ -1,4 +1,6 @@
 -- Fields of a row, checked: a formatter that meets another schema says which key it missed.
+local json = require "crucible.json"
+
 local fields = {}
 
 local function fail(key, expected, value)
@@ -12,6 +14,17 @@ end
 ---@return string
 function fields.string(example, key)
   local value = example[key]
+  if type(value) ~= "string" then fail(key, "a string", value) end
+  return value
+end
+
+--- The string under a key, "" where there is none; raises naming the key on another type.
+---@param example table
+---@param key string
+---@return string
+function fields.optional_string(example, key)
+  local value = example[key]
+  if value == nil or value == json.null then return "" end
   if type(value) ~= "string" then fail(key, "a string", value) end
   return value
 end

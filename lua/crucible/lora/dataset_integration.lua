@@ -3,10 +3,12 @@
 --
 -- Which function turns a raw row into that shape: the option `transform`, else `formatter`, else
 -- the data set's own, else rows must carry input and output already.
+local chat = require "crucible.chat"
 local errors = require "crucible.errors"
 local jsonl = require "crucible.jsonl"
 local paths = require "crucible.paths"
 local random = require "crucible.random"
+local rows_module = require "crucible.lora.rows"
 local schema = require "crucible.schema"
 local suggest = require "crucible.suggest"
 
@@ -17,6 +19,9 @@ local dataset_integration = {}
 ---@field output string
 ---@field metadata table
 ---@field weight number?  of every token of the output; 1 if nil
+---@field messages crucible.chat.Message[]?  of a conversation; input and output are then for readers
+---@field template string?  name of a crucible.chat renderer
+---@field train_on string?  of crucible.chat.train_on
 
 ---@class crucible.lora.Dataset  a named data set
 ---@field name string
@@ -32,7 +37,8 @@ local dataset_integration = {}
 local datasets = { scifact = "crucible.datasets.scifact", scifact_cns = "crucible.datasets.scifact_cns" }
 local formatters = {
   scifact = "crucible.formatters.scifact", fever = "crucible.formatters.fever", gsm8k = "crucible.formatters.gsm8k",
-  scifact_cns = "crucible.formatters.scifact_cns",
+  scifact_cns = "crucible.formatters.scifact_cns", alpaca = "crucible.formatters.alpaca",
+  chat = "crucible.formatters.chat", preference = "crucible.formatters.preference", text = "crucible.formatters.text",
 }
 
 local function sorted_names(registry)
@@ -192,24 +198,6 @@ local function row_function(options, dataset)
   return chosen
 end
 
-local function wrong_shape(row)
-  if type(row) ~= "table" then return ("gave a %s, expected { input, output, metadata }"):format(type(row)) end
-  if type(row.input) ~= "string" then return '"input" is not a string' end
-  if type(row.output) ~= "string" then return '"output" is not a string' end
-  if row.metadata ~= nil and type(row.metadata) ~= "table" then return '"metadata" is not a table' end
-  if row.weight ~= nil and type(row.weight) ~= "number" then return '"weight" is not a number' end
-end
-
--- The checked row of a raw one; nil, why otherwise.
-local function convert(example, transform)
-  if type(example) ~= "table" then return nil, ("is a %s, expected an object"):format(type(example)) end
-  local ok, row = pcall(transform, example)
-  if not ok then return nil, tostring(row) end
-  local wrong = wrong_shape(row)
-  if wrong then return nil, wrong end
-  return { input = row.input, output = row.output, metadata = row.metadata or {}, weight = row.weight }
-end
-
 local common_entries = {
   { name = "split", default = "train", check = schema.nonempty_string, doc = "of a named data set" },
   { name = "path", check = schema.nonempty_string, doc = "file or folder of a named data set" },
@@ -217,6 +205,8 @@ local common_entries = {
   { name = "formatter", check = schema.either(schema.nonempty_string, schema.callable), doc = "the same, by name" },
   { name = "filter", check = schema.callable, doc = "(raw row) → false to leave it out" },
   { name = "limit", check = schema.integer { min = 0 }, doc = "rows at most" },
+  { name = "template", check = schema.one_of(chat.renderers()), doc = "of messages; default: that of the tokenizer" },
+  { name = "train_on", check = chat.train_on, doc = "of messages; default: last_assistant" },
   { name = "distractors", check = schema.integer { min = 0 }, doc = "of scifact_cns: other abstracts in each prompt" },
   { name = "distractors_seed", check = schema.integer(), doc = "of the choice of distractors; default: 0" },
 }
@@ -258,17 +248,20 @@ end
 
 -- A reader of finished rows over a reader of raw ones.
 local function converter(next_raw, where, options, dataset)
-  local transform = row_function(options, dataset)
+  local transform, waiting, given = row_function(options, dataset), {}, 0
   return function()
     while true do
+      if given < #waiting then
+        given = given + 1
+        return waiting[given]
+      end
       local example, number, code = next_raw()
       if code then return nil, number, code end
       if example == nil then return nil end
       local kept, why = passes(options.filter, example)
-      local row
-      if kept then row, why = convert(example, transform) end
+      if kept then waiting, why = rows_module.convert(example, transform, number, options) end
       if why then return errors.failure("data", "%s: row %s: %s", where, number, why) end
-      if row then return row end
+      if kept then given = 0 end
     end
   end
 end

@@ -3,8 +3,13 @@
 -- and on the end token that follows it. seam is the number of bytes (0 or 1) that stand between prompt
 -- and output; datums.positions finds the tokens of a stretch of the output.
 --
+-- A row is a list of pieces of text that are encoded apart and joined: the prompt's ids are a prefix of
+-- the row's by construction. A row of messages has the pieces of its template (crucible.chat); its prompt
+-- reaches to the last message that is trained.
+--
 -- A row over the limit loses tokens of its prompt from the left (a BOS stays), or is dropped;
 -- the answer is never cut. Both are counted.
+local chat = require "crucible.chat"
 local errors = require "crucible.errors"
 local schema = require "crucible.schema"
 local tokenizer_module = require "crucible.tokenizer"
@@ -14,7 +19,12 @@ local datums = {}
 local options = schema.new("lora.datums.build", {
   { name = "max_length", check = schema.integer { min = 2 }, doc = "longest row in tokens; default: no limit" },
   { name = "truncation", default = "left", check = schema.one_of { "left", "drop" }, doc = "of rows over the limit" },
+  { name = "template", check = schema.one_of(chat.renderers()), doc = "of messages; default: that of the tokenizer" },
+  { name = "train_on", check = chat.train_on, doc = "of messages; default: last_assistant" },
+  { name = "threads", default = 0, check = schema.integer { min = 0, max = 1024 }, doc = "0 = as many as may be used" },
 })
+
+local ROWS_AT_ONCE = 1024 -- encoded in one call: enough for all threads, little to hold
 
 -- The prompt's last tokens, so that all fits; its BOS stays.
 local function cut_left(tokenizer, prompt, room)
@@ -25,36 +35,131 @@ local function cut_left(tokenizer, prompt, room)
 end
 datums.cut_left = cut_left
 
-local function join(prompt, answer, weight)
-  local tokens = table.move(prompt, 1, #prompt, 1, {})
-  table.move(answer, 1, #answer, #tokens + 1, tokens)
-  local weights = {}
-  for i = 1, #tokens - 1 do weights[i] = i >= #prompt and weight or 0 end
-  return tokens, weights
+-- ---- pieces ------------------------------------------------------------------------------------
+
+-- A piece is { text, weight } or { id, weight }; `final` marks the first piece of the last answer.
+
+local function pieces_of_text(tokenizer, row)
+  local seam, weight = tokenizer_module.seam(row.input, row.output), row.weight or 1
+  local pieces = { { text = row.input, weight = 0 }, { text = seam .. row.output, weight = weight, final = true } }
+  if row.output ~= "" and tokenizer.eos then pieces[3] = { id = tokenizer.eos, weight = weight } end
+  return pieces, #seam
 end
 
---- The datum of one row, or nil and why not: "drop" (over the limit) or "answer" (the answer
---- alone is over the limit). The third value tells that the prompt was cut.
----@param tokenizer crucible.Tokenizer
----@param row { input: string, output: string, weight: number?, metadata: table? }
----@param limits { max_length: integer?, truncation: string }
----@return table? datum, string? reason, boolean? truncated
-function datums.row(tokenizer, row, limits)
-  local prompt = tokenizer:prompt(row.input)
-  local answer = tokenizer:answer(row.input, row.output)
-  if row.output ~= "" and tokenizer.eos then answer[#answer + 1] = tokenizer.eos end
-  local over = limits.max_length and #prompt + #answer > limits.max_length
-  if over then
-    if limits.truncation == "drop" then return nil, "drop" end
-    local room = limits.max_length - #answer
-    if room < 1 then return nil, "answer" end
-    prompt = cut_left(tokenizer, prompt, room)
+local function pieces_of_messages(tokenizer, row, given)
+  local fault = chat.fault(row.messages)
+  if fault then return nil, fault end
+  local renderer, message = chat.choose(tokenizer, row.template or given.template)
+  if not renderer then return nil, message end
+  local rendered, weights = chat.render(renderer, row.messages, row.train_on or given.train_on)
+  local last, pieces, seam = rendered[#rendered].message, {}, 0
+  for i, piece in ipairs(rendered) do
+    local trained = piece.part == "content" or piece.part == "close"
+    local made = { text = piece.text, weight = trained and weights[piece.message] * (row.weight or 1) or 0 }
+    if piece.ends then made.id = tokenizer.eos end
+    if piece.special then made.id = tokenizer:find(piece.text) end
+    if piece.part == "content" and piece.message == last then made.final, seam = true, piece.seam end
+    pieces[i] = made
   end
-  local tokens, weights = join(prompt, answer, row.weight or 1)
-  return {
-    tokens = tokens, weights = weights, metadata = row.metadata, prompt_length = #prompt,
-    seam = #tokenizer_module.seam(row.input, row.output),
-  }, nil, over
+  return pieces, seam
+end
+
+-- The pieces of a row and the bytes of its seam; nil, why not.
+local function pieces_of(tokenizer, row, given)
+  if row.messages then return pieces_of_messages(tokenizer, row, given) end
+  return pieces_of_text(tokenizer, row)
+end
+
+-- ---- from ids to datums --------------------------------------------------------------------------
+
+-- tokens and, beside each, its weight as a target; where the last answer and the first supervised token
+-- begin (tokens before them).
+local function join(tokenizer, pieces, next_ids)
+  local tokens, weights, prompt, lead = {}, {}, 0, nil
+  local brings_bos = pieces[1].id == tokenizer.bos -- a template whose first token it is
+  if tokenizer.add_bos and tokenizer.bos and not brings_bos then tokens[1], weights[1] = tokenizer.bos, 0 end
+  for _, piece in ipairs(pieces) do
+    local count = #tokens
+    if piece.final then prompt = count end
+    if piece.weight ~= 0 and not lead then lead = count end
+    if piece.id then
+      tokens[count + 1] = piece.id
+    else
+      local ids = next_ids()
+      table.move(ids, 1, #ids, count + 1, tokens)
+    end
+    for i = count + 1, #tokens do weights[i] = piece.weight end
+  end
+  return tokens, weights, prompt, math.min(lead or prompt, prompt)
+end
+
+-- Cuts `over` tokens after the BOS; false when fewer than one of the lead would stay.
+local function cut(tokenizer, tokens, weights, lead, over)
+  if lead - over < 1 then return false end
+  local from = tokenizer.add_bos and tokenizer.bos and tokens[1] == tokenizer.bos and 1 or 0
+  if lead - over < from then return false end
+  local count = #tokens
+  for _, list in ipairs { tokens, weights } do
+    table.move(list, from + over + 1, count, from + 1)
+    for i = count - over + 1, count do list[i] = nil end
+  end
+  return true
+end
+
+-- The datum of a row's pieces; nil and "drop" or "answer" when it is over the limit. The third value tells
+-- that the prompt was cut.
+local function assemble(tokenizer, row, pieces, seam, next_ids, given)
+  local tokens, weights, prompt, lead = join(tokenizer, pieces, next_ids)
+  local over = given.max_length and #tokens - given.max_length or 0
+  if over > 0 then
+    if given.truncation == "drop" then return nil, "drop" end
+    if not cut(tokenizer, tokens, weights, lead, over) then return nil, "answer" end
+    prompt = prompt - over
+  end
+  -- The weight of a token is that of the target one place earlier; the first token is nobody's target.
+  table.move(weights, 2, #weights, 1)
+  weights[#weights] = nil
+  return { tokens = tokens, weights = weights, metadata = row.metadata, prompt_length = prompt, seam = seam }, nil,
+    over > 0
+end
+
+local function collect_texts(pieces, texts)
+  for _, piece in ipairs(pieces) do
+    if not piece.id then texts[#texts + 1] = piece.text end
+  end
+end
+
+local function iterate(list)
+  local at = 0
+  return function()
+    at = at + 1
+    return list[at]
+  end
+end
+
+--- The datum of one row, or nil and why not: "drop" (over the limit), "answer" (the answer
+--- alone is over the limit), or what is wrong with its messages. The third value tells that the prompt was
+--- cut.
+---@param tokenizer crucible.Tokenizer
+---@param row { input: string?, output: string?, messages: table?, weight: number?, metadata: table? }
+---@param given { max_length: integer?, truncation: string?, template: string?, train_on: string? }
+---@return table? datum, string? reason, boolean? truncated
+function datums.row(tokenizer, row, given)
+  local pieces, seam = pieces_of(tokenizer, row, given)
+  if not pieces then return nil, seam end
+  local texts = {}
+  collect_texts(pieces, texts)
+  for i, text in ipairs(texts) do texts[i] = assert(tokenizer:encode(text)) end
+  return assemble(tokenizer, row, pieces, seam, iterate(texts), given)
+end
+
+--- Ids of a row's prompt, as its datum would begin without a limit.
+---@param tokenizer crucible.Tokenizer
+---@param row { input: string?, messages: table?, template: string? }
+---@return integer[]? ids, string? message, string? code
+function datums.prompt(tokenizer, row)
+  if row.messages then return chat.prompt_ids(tokenizer, row.messages, row.template) end
+  return tokenizer:prompt(row.input)
 end
 
 -- The first place in an ascending list whose value is at least `least`.
@@ -98,27 +203,61 @@ end
 ---@field truncated integer  whose prompt was cut
 ---@field dropped integer    left out as too long
 
---- Datums of all rows; datum.row is the row's number. Fails with "data" when an answer alone
---- is longer than max_length, naming the row.
----@param tokenizer crucible.Tokenizer
----@param rows table[]  { input, output, weight?, metadata? }
----@param given { max_length: integer?, truncation: string? }?
----@return table[]? datums, crucible.lora.datums.Counts|string counts_or_message, string? code
-function datums.build(tokenizer, rows, given)
-  local limits = options:resolve(given)
-  local built, counts = {}, { rows = #rows, truncated = 0, dropped = 0 }
-  for i, row in ipairs(rows) do
-    local datum, reason, truncated = datums.row(tokenizer, row, limits)
+local function row_failure(number, reason, given)
+  if reason == "answer" then
+    return errors.failure("data", "row %d: its answer alone is longer than max_length %d: raise max_length, or "
+      .. 'set truncation = "drop"', number, given.max_length)
+  end
+  return errors.failure("data", "row %d: %s", number, reason)
+end
+
+-- The pieces of rows first..last, and ids of all their texts in order.
+local function encode_rows(tokenizer, rows, first, last, given)
+  local all, seams, texts = {}, {}, {}
+  for number = first, last do
+    local pieces, seam = pieces_of(tokenizer, rows[number], given)
+    if not pieces then return row_failure(number, seam, given) end
+    all[number], seams[number] = pieces, seam
+    collect_texts(pieces, texts)
+  end
+  local ids, message, code = tokenizer:encode_all(texts, false, given.threads)
+  if not ids then return nil, message, code end
+  return { pieces = all, seams = seams, next_ids = iterate(ids) }
+end
+
+-- Adds the datums of rows first..last to a list.
+local function build_rows(tokenizer, rows, first, last, given, built, counts)
+  local encoded, message, code = encode_rows(tokenizer, rows, first, last, given)
+  if not encoded then return nil, message, code end
+  for number = first, last do
+    local datum, reason, truncated = assemble(tokenizer, rows[number], encoded.pieces[number], encoded.seams[number],
+      encoded.next_ids, given)
     if datum then
-      datum.row = i
+      datum.row = number
       built[#built + 1] = datum
       counts.truncated = counts.truncated + (truncated and 1 or 0)
     elseif reason == "drop" then
       counts.dropped = counts.dropped + 1
     else
-      return errors.failure("data", "row %d: its answer alone is longer than max_length %d: raise max_length, or "
-        .. 'set truncation = "drop"', i, limits.max_length)
+      return row_failure(number, reason, given)
     end
+  end
+  return true
+end
+
+--- Datums of all rows; datum.row is the row's number. Fails with "data", naming the row, when an answer
+--- alone is longer than max_length or messages cannot be rendered.
+---@param tokenizer crucible.Tokenizer
+---@param rows table[]  { input, output, weight?, metadata? } or { messages, … }
+---@param given { max_length: integer?, truncation: string?, template: string?, train_on: string?, threads: integer? }?
+---@return table[]? datums, crucible.lora.datums.Counts|string counts_or_message, string? code
+function datums.build(tokenizer, rows, given)
+  local resolved = options:resolve(given)
+  local built, counts = {}, { rows = #rows, truncated = 0, dropped = 0 }
+  for first = 1, #rows, ROWS_AT_ONCE do
+    local last = math.min(first + ROWS_AT_ONCE - 1, #rows)
+    local ok, message, code = build_rows(tokenizer, rows, first, last, resolved, built, counts)
+    if not ok then return nil, message, code end
   end
   return built, counts
 end

@@ -46,8 +46,9 @@ function answers.prompts(session, rows, answer_tokens, policy)
     return errors.failure("context_overflow", "answers of %d tokens leave no room for a prompt", answer_tokens)
   end
   for i, row in ipairs(rows) do
-    local ids = session.tokenizer:prompt(row.input)
-    local over, message, code = #ids > limit, nil, nil
+    local ids, message, code = datums.prompt(session.tokenizer, row)
+    if not ids then return nil, message, code end
+    local over = #ids > limit
     if over then ids, message, code = too_long[policy](session, ids, limit, i) end
     if code then return nil, message, code end
     if ids then

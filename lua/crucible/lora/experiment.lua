@@ -60,7 +60,8 @@ local training_data_options = schema.new("lora.format_training_data", {
   { name = "weight", default = 1, check = schema.number(), doc = "of rows that bring none" },
 })
 
---- Rows as the tokeniser step takes them: `{ input, output, weight }`.
+--- Rows as the tokeniser step takes them: `{ input, output, weight }`, those of messages with these and
+--- what says how they are rendered.
 ---@param batch { input: string, output: string, weight: number? }[]
 ---@param options { weight: number? }?
 ---@return { input: string, output: string, weight: number }[]
@@ -71,7 +72,10 @@ function experiment.format_training_data(batch, options)
     if type(row) ~= "table" or type(row.input) ~= "string" or type(row.output) ~= "string" then
       errors.raise("lora.format_training_data: row %d must be { input = string, output = string }", i)
     end
-    formatted[i] = { input = row.input, output = row.output, weight = row.weight or given.weight }
+    formatted[i] = {
+      input = row.input, output = row.output, weight = row.weight or given.weight, messages = row.messages,
+      template = row.template, train_on = row.train_on,
+    }
   end
   return formatted
 end
