@@ -220,7 +220,8 @@ end)
 describe("evaluation refuses", function()
   for _, case in ipairs {
     { { metrics = { "f2" } }, 'unknown metric "f2"; did you mean "f1"?' },
-    { { metrics = { "schema_compliance" } }, 'unknown metric "schema_compliance"' },
+    { { metrics = { "schema_complience" } }, 'unknown metric "schema_complience"; did you mean "schema_compliance"?' },
+    { { entailment = "guess" }, 'unknown scorer "guess"; known: ' },
     { { mode = "guess" }, 'mode must be one of "generate", "likelihood", "both"' },
     { { labls = {} }, 'unknown option "labls"; did you mean "labels"?' },
     { { temperature = -1 }, "temperature must be a number of at least 0" },
@@ -279,6 +280,11 @@ describe("labels", function()
 end)
 
 describe("rows that cannot be evaluated", function()
+  it("hold no claims and relations where metrics of these are asked for", function()
+    expect.fails("data", 'metric "mean_entailment" needs outputs of claims and relations', evaluate {
+      metrics = { "accuracy", "mean_entailment" } })
+  end)
+
   it("have no expected output", function()
     local unlabelled = { rows[1], { input = "five:", output = " " }, { input = "six:", output = "" } }
     expect.fails("data", "2 of 3 rows have no expected output (the first is row 2)", evaluate({}, unlabelled))

@@ -2,8 +2,9 @@
 -- outputs. Two modes: "generate" lets the model write and takes the first line; "likelihood" asks
 -- which of the labels the model finds likeliest; "both" does both in one run of the prompts.
 --
--- Outputs are labels (the data set's, those given, or a few that occur again and again) or free texts;
--- precision, recall and F1 are measured of labels alone.
+-- Outputs are labels (the data set's, those given, or a few that occur again and again), texts of claims
+-- and relations, or free texts; precision, recall and F1 are measured of labels, which are the verdicts
+-- where outputs are claims and relations.
 local answers = require "crucible.lora.evaluation_answers"
 local classification = require "crucible.metrics.classification"
 local dataset_integration = require "crucible.lora.dataset_integration"
@@ -14,6 +15,7 @@ local json = require "crucible.json"
 local label_reading = require "crucible.metrics.labels"
 local measure = require "crucible.metrics.measure"
 local metrics = require "crucible.metrics"
+local evaluation_claims = require "crucible.lora.evaluation_claims"
 local evaluation_table = require "crucible.lora.evaluation_table"
 local schema = require "crucible.schema"
 
@@ -59,6 +61,7 @@ local function take_along(more)
     end
   end
 end
+table.move(evaluation_claims.entries, 1, #evaluation_claims.entries, #entries + 1, entries)
 take_along(dataset_integration.row_options.entries)
 take_along(experiment.sampling_options.entries)
 
@@ -128,6 +131,7 @@ end
 
 -- What metrics need to know of the outputs: labels, their numbers, how a text is read as one.
 local function context_of(rows, info, dataset, options)
+  if evaluation_claims.are_claims(rows) then return evaluation_claims.context(rows) end
   local known = dataset_integration.find(dataset)
   local labels = options.labels or info.labels
   local aliases = options.aliases or (not options.labels and known and known.aliases) or nil
@@ -144,7 +148,7 @@ local of_labels = { "accuracy", "f1", "precision", "recall" }
 local of_texts = { "exact_match", "token_f1" }
 
 local function metrics_of(options, context)
-  return options.metrics or (context.free_texts and of_texts or of_labels)
+  return options.metrics or context.metrics or (context.free_texts and of_texts or of_labels)
 end
 
 -- What a metric would need and does not get here, in words; nil when it can be measured.
@@ -158,7 +162,7 @@ local function missing_for(metric, options, context)
     return 'scores of labels: use mode = "likelihood" or "both"'
   end
   if metric.needs == "claims" and not context.claims then
-    return 'outputs of claims and relations ("scifact_cns")'
+    return 'outputs of claims and relations, as of the data set "scifact_cns"'
   end
 end
 
@@ -173,6 +177,10 @@ local function check_request(names, options, context)
       return errors.failure("data", 'metric "%s": no label is "%s"; the labels are: %s', name, label,
         table.concat(context.labels, ", "))
     end
+  end
+  if options.mode ~= "generate" and context.claims then
+    return errors.failure("data", 'mode "%s" chooses among labels, but the outputs are claims and relations: use '
+      .. 'mode = "generate"', options.mode)
   end
   if options.mode ~= "generate" and #context.labels == 0 then
     return errors.failure("data", 'mode "%s" chooses among labels, but the outputs are %d different texts: give '
@@ -193,6 +201,7 @@ local function predictions_of(rows, given, context)
       finish = answer.finish, correct = expected == predicted, metadata = row.metadata,
     }
   end
+  if context.claims then evaluation_claims.add_verdicts(predictions) end
   return predictions
 end
 
@@ -261,6 +270,7 @@ local function predict(session, prompts, names, options, context)
   if needs_likelihood(names) then
     ok, message, code = answers.add_likelihoods(session, prompts.rows, predictions, options)
   end
+  if ok and context.claims then ok, message, code = evaluation_claims.assess(predictions, options, context) end
   if ok and options.predictions then ok, message, code = write_predictions(options.predictions, predictions) end
   if not ok then return nil, message, code end
   return predictions
@@ -278,6 +288,12 @@ local function describe(result, session, options, info, prompts)
   return result
 end
 
+-- What scores claims and relations, opened before the model runs; what to close comes second.
+local function prepare_scorers(session, options, context)
+  if not context.claims then return true end
+  return evaluation_claims.prepare(session, options, context)
+end
+
 local function evaluate_session(session, dataset, options)
   local rows, info, code = load_rows(dataset, options)
   if not rows then return nil, info, code end
@@ -286,6 +302,9 @@ local function evaluate_session(session, dataset, options)
   local prompts, ok, message
   ok, message, code = check_request(names, options, context)
   if not ok then return nil, message, code end
+  ok, message, code = prepare_scorers(session, options, context)
+  if not ok then return nil, message, code end
+  local guard <close> = message --[[@as any]] -- luacheck: ignore 211
   prompts, message, code = answers.all(session, rows, options, context)
   if not prompts then return nil, message, code end
   local predictions
@@ -294,6 +313,10 @@ local function evaluate_session(session, dataset, options)
   local both = options.mode == "both"
   local result = assess(predictions, both and without_scores(names) or names, options, context)
   if both then result.likelihood = assess_likelihood(prompts, names, options, context) end
+  if context.claims then
+    ok, message, code = evaluation_claims.report(result, names, options, context)
+    if not ok then return nil, message, code end
+  end
   return describe(result, session, options, info, prompts)
 end
 
@@ -319,6 +342,9 @@ end
 ---@field confusion table?     labels, counts[expected][predicted], other
 ---@field predictions table[]  input, expected, predicted, correct, metadata; text or scores
 ---@field predictions_path string?
+---@field scorers table?       of claims and relations: entailment and similarity, name and what else is known of them
+---@field ceiling table?       of claims and relations: metrics of the expected outputs themselves
+---@field issues table[]?      of claims and relations: row, issue, severity, detail
 
 --- The options of evaluate with defaults; raises on unknown ones and on unknown metrics.
 ---@param options table?
@@ -353,17 +379,39 @@ end
 
 -- ---- without a model -----------------------------------------------------------------------
 
-local function most_frequent(rows)
+local function most_frequent(values)
   local counts, best = {}, nil
-  for _, row in ipairs(rows) do counts[row.output] = (counts[row.output] or 0) + 1 end
-  for _, label in ipairs(classification.labels_in(outputs_of(rows))) do
-    if not best or counts[label] > counts[best] then best = label end
+  for _, value in ipairs(values) do counts[value] = (counts[value] or 0) + 1 end
+  for _, value in ipairs(classification.labels_in(values)) do
+    if not best or counts[value] > counts[best] then best = value end
   end
   return best
 end
 
+-- The metrics that a label alone can have.
+local function of_a_label(names, context)
+  local kept = {}
+  for _, name in ipairs(without_scores(names)) do
+    local metric = metrics.find(name)
+    if not metric.needs and (not context.claims or metric.family == classification.family) then
+      kept[#kept + 1] = name
+    end
+  end
+  return kept
+end
+
+-- Predictions that all give the most frequent output, or, of claims and relations, verdict.
+local function majority_predictions(rows, context)
+  local constant, label = {}, most_frequent(outputs_of(rows))
+  for i = 1, #rows do constant[i] = { predicted = context.claims and "" or label } end
+  local predictions = predictions_of(rows, constant, context)
+  if not context.claims then return predictions, context.read(label) end
+  return predictions, evaluation_claims.give_verdict(predictions, most_frequent)
+end
+
 --- The result of always giving the most frequent output of the rows themselves: what any model has to
---- beat. Options are evaluate's; `label` of the result is that output.
+--- beat. Options are evaluate's; `label` of the result is that output, of claims and relations the
+--- verdict.
 ---@param dataset string|table[]
 ---@param options table?
 ---@return crucible.lora.EvaluationResult? result, string? message, string? code
@@ -371,11 +419,10 @@ function evaluation.majority(dataset, options)
   local given = evaluation.check(options)
   local rows, info, code = load_rows(dataset, given)
   if not rows then return nil, info, code end
-  local context, given_answers, label = context_of(rows, info, dataset, given), {}, most_frequent(rows)
-  local names = without_scores(metrics_of(given, context))
-  for i = 1, #rows do given_answers[i] = { predicted = label } end
-  local result = assess(predictions_of(rows, given_answers, context), names, given, context)
-  result.label, result.samples, result.dataset, result.split = context.read(label), #rows, info.name, info.split
+  local context = context_of(rows, info, dataset, given)
+  local predictions, label = majority_predictions(rows, context)
+  local result = assess(predictions, of_a_label(metrics_of(given, context), context), given, context)
+  result.label, result.samples, result.dataset, result.split = label, #rows, info.name, info.split
   return result
 end
 
@@ -384,7 +431,7 @@ end
 ---@param labels string[]?
 ---@return { label: string, accuracy: number, f1: number }
 function evaluation.majority_class(rows, labels)
-  local predicted, best = {}, most_frequent(rows)
+  local predicted, best = {}, most_frequent(outputs_of(rows))
   for i = 1, #rows do predicted[i] = best end
   local compared = classification.compare(outputs_of(rows), predicted, labels)
   return { label = best, accuracy = compared.accuracy, f1 = compared.macro.f1 }

@@ -90,8 +90,8 @@ end
 
 -- The answer in a completion: its first line with anything on it, or all of it where answers have
 -- several lines. The space that was added between prompt and answer is trimmed.
-local function answer_in(completion, expected)
-  if expected:find("\n", 1, true) then return text.trim(completion) end
+local function answer_in(completion, expected, context)
+  if context.claims or expected:find("\n", 1, true) then return text.trim(completion) end
   return text.trim(completion:match("^%s*([^\r\n]*)"))
 end
 
@@ -140,7 +140,7 @@ local function by_generation(session, rows, options, context, scored)
   prompts.answers = {}
   for i, completion in ipairs(completions) do
     prompts.answers[i] = {
-      predicted = answer_in(completion.text, prompts.rows[i].output), text = completion.text,
+      predicted = answer_in(completion.text, prompts.rows[i].output, context), text = completion.text,
       finish = completion.finish, scores = completion.scores,
     }
   end
