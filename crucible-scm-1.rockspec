@@ -25,6 +25,7 @@ dependencies = {
 external_dependencies = {
   PCRE2 = { header = "pcre2.h", library = "pcre2-8" },
   CURL = { header = "curl/curl.h", library = "curl" },
+  ARCHIVE = { header = "archive.h", library = "archive" },
 }
 
 build = {

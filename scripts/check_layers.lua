@@ -26,6 +26,7 @@ local OWNED_HEADERS = {
   { names = { "pthread.h", "threads.h", "omp.h" }, only = { "csrc/base/parallel.c" }, what = "threads" },
   { names = { "pcre2.h" }, only = { "csrc/text/" }, what = "PCRE2" },
   { names = { "curl/curl.h", "curl/multi.h", "curl/easy.h" }, only = { "csrc/net/" }, what = "libcurl" },
+  { names = { "archive.h", "archive_entry.h" }, only = { "csrc/file/" }, what = "libarchive" },
 }
 local OWNED_CALLS = {
   {

@@ -12,6 +12,7 @@
 #include <sys/random.h>
 #endif
 
+#include "file/archive.h"
 #include "file/fsio.h"
 #include "file/lock.h"
 #include "file/sha256.h"
@@ -129,6 +130,27 @@ static int fs_stat(lua_State *L)
     lua_pushnumber(L, (lua_Number)status.modified);
     lua_setfield(L, -2, "modified");
     return 1;
+}
+
+/* ---- archives --------------------------------------------------------------------- */
+
+typedef struct unpack_options {
+    double most_bytes;
+    int most_entries;
+} unpack_options;
+
+static int fs_unpack(lua_State *L)
+{
+    static const bind_field fields[] = {
+        {"most_bytes", BIND_NUMBER, offsetof(unpack_options, most_bytes), 0, 0x1p53, 0},
+        {"most_entries", BIND_INTEGER, offsetof(unpack_options, most_entries), 0, 1e9, 0},
+        {NULL, BIND_LIST, 0, 0, 0, 0}};
+    unpack_options options = {.most_bytes = 0x1p34, .most_entries = 100000};
+    const char *path = bind_path(L, 1);
+    const char *folder = bind_path(L, 2);
+    bind_read_options(L, 3, fields, &options);
+    return bind_true(
+        L, cr_unpack(path, folder, (uint64_t)options.most_bytes, (uint64_t)options.most_entries));
 }
 
 /* ---- locks ------------------------------------------------------------------------ */
@@ -278,6 +300,7 @@ const luaL_Reg bind_fs_functions[] = {
     {"rename", fs_rename},
     {"remove_tree", fs_remove_tree},
     {"sync_folder", fs_sync_folder},
+    {"unpack", fs_unpack},
     {"lock", fs_lock},
     {"list", fs_list},
     {"stat", fs_stat},

@@ -443,6 +443,14 @@ function core.fs.remove_tree(path) end
 ---@return true? ok, string? message, string? code
 function core.fs.sync_folder(path) end
 
+--- Unpacks a tar or zip archive, whatever its compression, into a folder, which is made. An entry that would leave the
+--- folder or is a link fails with "unsupported" and its name; so does more than the limits (16 GiB, 100000 entries).
+---@param path string
+---@param folder string
+---@param limits { most_bytes: integer?, most_entries: integer? }?
+---@return true? ok, string? message, string? code
+function core.fs.unpack(path, folder, limits) end
+
 ---@class crucible.core.Lock  held until close, __gc or the end of the process
 local Lock = {}
 

@@ -20,6 +20,44 @@ local LONGEST_WAIT = 120 -- seconds: a server that asks for more is not waited f
 local STEADY = 1 << 20 -- bytes: an attempt that brought so many does not count as one
 local PASSING = { [408] = true, [425] = true, [429] = true, [500] = true, [502] = true, [503] = true, [504] = true }
 
+local function environment(name)
+  local value = os and os.getenv(name)
+  return value ~= "" and value or nil
+end
+
+local TRUE = { ["1"] = true, ON = true, YES = true, TRUE = true }
+
+--- Whether the person switched the network off: CRUCIBLE_OFFLINE or HF_HUB_OFFLINE is 1, true, yes or on.
+---@return boolean
+function download.is_offline()
+  for _, name in ipairs { "CRUCIBLE_OFFLINE", "HF_HUB_OFFLINE" } do
+    if TRUE[(environment(name) or ""):upper()] then return true end
+  end
+  return false
+end
+
+local function megabytes(bytes) return ("%.1f MB"):format(bytes / 1e6) end
+
+local function meter_text(name, now)
+  if now.state == "locked" then return name .. ": another process fetches it" end
+  if now.state == "waiting" then return ("%s: %s; again in %.0f s"):format(name, now.reason, now.seconds) end
+  if not now.total or now.total == 0 then return ("%s: %s"):format(name, megabytes(now.received)) end
+  return ("%s: %s of %s (%d%%)"):format(name, megabytes(now.received), megabytes(now.total),
+    100 * now.received // now.total)
+end
+
+--- A function for the option `progress` that keeps one line on a terminal's stderr up to date; nil
+--- where there is no terminal.
+---@param name string  what is fetched
+---@return (fun(progress: crucible.download.Progress))?
+function download.meter(name)
+  if not io or not fs.is_terminal "stderr" then return nil end
+  return function(now)
+    local done = now.total and now.received == now.total
+    io.stderr:write("\r\27[K", meter_text(name, now), done and "\n" or "")
+  end
+end
+
 local sha256 = schema.test("64 hexadecimal digits", function(value)
   return type(value) == "string" and #value == 64 and not value:find("%X")
 end)
@@ -109,11 +147,6 @@ local function header_lines(want, kept, validator)
   if kept > 0 then lines[#lines + 1] = ("Range: bytes=%d-"):format(kept) end
   if kept > 0 and validator then lines[#lines + 1] = "If-Range: " .. validator end
   return lines
-end
-
-local function environment(name)
-  local value = os and os.getenv(name)
-  return value ~= "" and value or nil
 end
 
 local function start(client, want, place, kept, validator)

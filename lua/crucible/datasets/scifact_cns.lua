@@ -26,6 +26,7 @@ local scifact_cns = {
   splits = { "train", "dev" },
   fallback = { test = "dev" },
   options = { "distractors", "distractors_seed" },
+  files = scifact.files,
   source = scifact.source,
   licence = scifact.licence,
   citation = scifact.citation,

@@ -4,12 +4,14 @@
 -- Which function turns a raw row into that shape: the option `transform`, else `formatter`, else
 -- the data set's own, else rows must carry input and output already.
 local chat = require "crucible.chat"
+local download = require "crucible.download"
 local errors = require "crucible.errors"
 local jsonl = require "crucible.jsonl"
 local paths = require "crucible.paths"
 local random = require "crucible.random"
 local rows_module = require "crucible.lora.rows"
 local schema = require "crucible.schema"
+local sources = require "crucible.datasets.sources"
 local suggest = require "crucible.suggest"
 
 local dataset_integration = {}
@@ -26,15 +28,23 @@ local dataset_integration = {}
 ---@class crucible.lora.Dataset  a named data set
 ---@field name string
 ---@field formatter string|function|nil  used unless an option says otherwise
----@field labels string[]?     what outputs can be
+---@field labels string[]|(fun(options: table): string[])|nil  what outputs can be
 ---@field splits string[]
+---@field unlabelled string[]?  splits that come with labels = "all" alone
 ---@field fallback table<string, string>?  split that evaluation takes when the asked one has no labels
 ---@field folder string?      in which it lies among the data folders; default: its name
 ---@field options string[]?    row options that it alone understands, given to open
----@field open fun(folder: string, split: string, options: table): function?, string?, string?  reader of rows, its path; or nil
+---@field files table<string, crucible.datasets.File[]>?  what is fetched for a split that no folder has
+---@field open (fun(folder: string, split: string, options: table): function?, string?, string?)?  reader of rows, its path; or nil; default: the first of `files`
 ---@field advice (fun(split: string): string)?  what to put where
+---@field source string?   where it is published
+---@field licence string?
+---@field citation string?
 
-local datasets = { scifact = "crucible.datasets.scifact", scifact_cns = "crucible.datasets.scifact_cns" }
+local datasets = {
+  scifact = "crucible.datasets.scifact", scifact_cns = "crucible.datasets.scifact_cns",
+  fever = "crucible.datasets.fever", gsm8k = "crucible.datasets.gsm8k",
+}
 local formatters = {
   scifact = "crucible.formatters.scifact", fever = "crucible.formatters.fever", gsm8k = "crucible.formatters.gsm8k",
   scifact_cns = "crucible.formatters.scifact_cns", alpaca = "crucible.formatters.alpaca",
@@ -102,7 +112,8 @@ function dataset_integration.register_formatter(name, formatter)
 end
 
 local dataset_options = schema.new("register_dataset", {
-  { name = "open", required = true, check = schema.callable, doc = "(folder, split) → reader of rows, path" },
+  { name = "open", check = schema.callable, doc = "(folder, split) → reader of rows, path" },
+  { name = "files", check = schema.table, doc = "split → list of { name, url, sha256, size }, fetched when absent" },
   { name = "splits", default = { "train" }, check = schema.list(schema.string, { nonempty = true }), doc = "names" },
   { name = "formatter", check = schema.either(schema.string, schema.callable), doc = "of its rows" },
   { name = "folder", check = schema.nonempty_string, doc = "its own among the data folders; default: its name" },
@@ -110,16 +121,21 @@ local dataset_options = schema.new("register_dataset", {
   { name = "labels", check = schema.list(schema.string), doc = "what outputs can be" },
   { name = "fallback", check = schema.table, doc = "split taken by evaluation for another without labels" },
   { name = "advice", check = schema.callable, doc = "(split) → what to put where" },
+  { name = "source", check = schema.string, doc = "where it is published" },
+  { name = "licence", check = schema.string, doc = "shown when it is fetched" },
+  { name = "citation", check = schema.string, doc = "shown when it is fetched" },
 })
 
 --- Registers a data set. `open(folder, split)` is asked for each folder searched and returns a
 --- reader (a function that returns a row and its number, nil at the end, or nil, message, code)
---- and the path it reads; or nil when the folder does not have it.
+--- and the path it reads; or nil when the folder does not have it. With `files` (by split; the first
+--- is the one that holds rows) `open` may be left out, and what no folder has is fetched.
 ---@param name string
 ---@param spec table
 function dataset_integration.register_dataset(name, spec)
   check_name("dataset", name, datasets)
   local dataset = dataset_options:resolve(spec)
+  if not dataset.open and not dataset.files then errors.raise("register_dataset: open or files is missing") end
   dataset.name = name
   datasets[name] = dataset
 end
@@ -146,20 +162,56 @@ local function open_file(path)
   return next_row, next_row and path or message, code
 end
 
+-- The reader of the first file of a split.
+local function open_files(dataset, folder, split)
+  local path = paths.join(folder, dataset.files[split][1].name)
+  if paths.is_file(path) then return open_file(path) end
+end
+
+local function open_in(dataset, folder, options)
+  if dataset.open then return dataset.open(folder, options.split, options) end
+  return open_files(dataset, folder, options.split)
+end
+
+-- Its reader, fetched before; or nil, why that cannot be.
+local function open_fetched(dataset, options)
+  if not dataset.files or options.path then return nil end
+  if not options.download then return nil, "; downloads are switched off" end
+  local folder = paths.join(paths.cache(), "data", dataset.folder or dataset.name)
+  if download.is_offline() then return nil, "; the network is switched off" end
+  local ok, message = sources.fetch(dataset, options.split, folder)
+  if not ok then return nil, "; it could not be fetched: " .. message end
+  local next_row, path, code = open_in(dataset, folder, options)
+  if not next_row and not code then return nil, "; what was fetched does not have it" end
+  return next_row, path, code
+end
+
+local function advice_of(dataset, split)
+  if dataset.advice then return "; " .. dataset.advice(split) end
+  return dataset.files and "; " .. sources.advice(dataset, split) or ""
+end
+
+local function check_split(dataset, options)
+  if contains(dataset.splits, options.split) then return true end
+  if options.labels == "all" and contains(dataset.unlabelled or {}, options.split) then return true end
+  return errors.failure("not_found", '%s has no labelled split "%s"; it has: %s', dataset.name, options.split,
+    table.concat(dataset.splits, ", "))
+end
+
 local function open_named(dataset, options)
   if options.path and paths.is_file(options.path) then return open_file(options.path) end
-  if not contains(dataset.splits, options.split) then
-    return errors.failure("not_found", '%s has no labelled split "%s"; it has: %s', dataset.name, options.split,
-      table.concat(dataset.splits, ", "))
-  end
+  local ok, message, failed = check_split(dataset, options)
+  if not ok then return nil, message, failed end
   local folders = folders_of(dataset, options.path)
   for _, folder in ipairs(folders) do
-    local next_row, path, code = dataset.open(folder, options.split, options)
+    local next_row, path, code = open_in(dataset, folder, options)
     if code then return nil, path, code end
     if next_row then return next_row, path end
   end
-  return errors.failure("not_found", "%s (%s) was not found in %s%s", dataset.name, options.split,
-    table.concat(folders, ", "), dataset.advice and "; " .. dataset.advice(options.split) or "")
+  local next_row, path, code = open_fetched(dataset, options)
+  if next_row or code then return next_row, path, code end
+  return errors.failure("not_found", "%s (%s) was not found in %s%s%s", dataset.name, options.split,
+    table.concat(folders, ", "), path or "", advice_of(dataset, options.split))
 end
 
 local function open_table(rows)
@@ -207,12 +259,15 @@ local common_entries = {
   { name = "limit", check = schema.integer { min = 0 }, doc = "rows at most" },
   { name = "template", check = schema.one_of(chat.renderers()), doc = "of messages; default: that of the tokenizer" },
   { name = "train_on", check = chat.train_on, doc = "of messages; default: last_assistant" },
+  { name = "download", default = true, check = schema.boolean, doc = "fetch a named data set that is not here" },
+  { name = "labels", check = schema.one_of { "evidence", "all" },
+    doc = "of scifact: the rows with evidence, or all; default: evidence" },
   { name = "distractors", check = schema.integer { min = 0 }, doc = "of scifact_cns: other abstracts in each prompt" },
   { name = "distractors_seed", check = schema.integer(), doc = "of the choice of distractors; default: 0" },
 }
 
 -- Options that only some data sets understand.
-local special_options = { "distractors", "distractors_seed" }
+local special_options = { "labels", "distractors", "distractors_seed" }
 
 local function check_special_options(source, dataset, options)
   for _, name in ipairs(special_options) do
@@ -297,6 +352,8 @@ end
 ---@field formatter string|function|nil
 ---@field filter (fun(row: table): boolean)?  of raw rows
 ---@field limit integer?     rows at most
+---@field download boolean?  fetch a named data set that is not here; true
+---@field labels "evidence"|"all"|nil  of scifact: the rows with evidence (default), or all
 ---@field shuffle boolean?   prepare_dataset alone, before the limit
 ---@field seed integer?      of the shuffle; 0
 ---@field batch_size integer?  stream_dataset alone; 8
@@ -306,6 +363,12 @@ end
 ---@field source string  where the rows came from
 ---@field split string?
 ---@field labels string[]?
+
+local function labels_of(dataset, options)
+  local labels = dataset and dataset.labels
+  if type(labels) == "function" then return labels(options) end
+  return labels
+end
 
 --- All rows of a data set (by name), of a JSONL file (by path) or of a table of raw rows.
 --- Second value: what was read. Fails with "not_found", "io", "format" (a line that is not JSON,
@@ -325,7 +388,7 @@ function dataset_integration.prepare_dataset(source, options)
   local dataset = dataset_integration.find(source)
   return rows, {
     name = type(source) == "string" and source or "table", source = where,
-    split = dataset and given.split or nil, labels = dataset and dataset.labels or nil,
+    split = dataset and given.split or nil, labels = labels_of(dataset, given),
   }
 end
 

@@ -32,8 +32,9 @@ local entries = {
     doc = "how answers come about" },
   { name = "metrics", check = schema.list(schema.string),
     doc = "names; default: accuracy, f1, precision, recall of labels, exact_match and token_f1 of texts" },
-  { name = "labels", check = schema.list(schema.nonempty_string, { nonempty = true }),
-    doc = "what outputs can be; default: the data set's, else those that occur" },
+  { name = "labels", check = schema.either(schema.list(schema.nonempty_string, { nonempty = true }),
+    dataset_integration.row_options.by_name.labels.check),
+    doc = "what outputs can be (default: the data set's, else those that occur); or which rows of scifact" },
   { name = "aliases", check = schema.table, doc = "other words for labels: { Supported = \"SUPPORT\" }" },
   { name = "normalise", default = "label",
     check = schema.either(schema.one_of { "label", "exact" }, schema.callable),
@@ -79,6 +80,9 @@ local function choose_split(dataset, asked)
   return known and known.fallback and known.fallback[split] or split
 end
 
+-- The labels that were given; nil when the option says which rows of scifact.
+local function listed_labels(options) return type(options.labels) == "table" and options.labels or nil end
+
 local function outputs_of(rows)
   local outputs = {}
   for i, row in ipairs(rows) do outputs[i] = row.output end
@@ -99,6 +103,7 @@ end
 local function load_rows(dataset, options)
   local row_options = dataset_integration.row_options:pick(options)
   row_options.split = choose_split(dataset, options.split)
+  if listed_labels(options) then row_options.labels = nil end
   local rows, info, code = dataset_integration.prepare_dataset(dataset, row_options)
   if not rows then return nil, info, code end
   if #rows == 0 then return errors.failure("data", "%s: no rows to evaluate", info.source) end
@@ -133,8 +138,8 @@ end
 local function context_of(rows, info, dataset, options)
   if evaluation_claims.are_claims(rows) then return evaluation_claims.context(rows) end
   local known = dataset_integration.find(dataset)
-  local labels = options.labels or info.labels
-  local aliases = options.aliases or (not options.labels and known and known.aliases) or nil
+  local labels = listed_labels(options) or info.labels
+  local aliases = options.aliases or (not listed_labels(options) and known and known.aliases) or nil
   local occurring = labels or classification.labels_in(outputs_of(rows))
   local free = #occurring > MOST_CLASSES and not labels
   return {
