@@ -51,9 +51,9 @@ def write_json(path, value):
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
-def rounded(values):
+def rounded(values, digits=9):
     """float64 to 9 significant digits: far below every tolerance."""
-    return [float(f"{v:.9g}") for v in np.asarray(values, dtype=np.float64).ravel()]
+    return [float(f"{v:.{digits}g}") for v in np.asarray(values, dtype=np.float64).ravel()]
 
 
 def logprobs(model, batch):

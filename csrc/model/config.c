@@ -113,6 +113,8 @@ static int read_positions(cr_config *config, const cr_gguf *file)
     if (family->global_every == 0)
         return CR_OK;
     CR_TRY(read_number(&config->local_rope_base, file, family, "rope.freq_base_swa", false));
+    for (size_t l = 0; l < config->layers; l++)
+        config->local[l] = (l + 1) % family->global_every != 0;
     return read_size(&config->window, file, family, "attention.sliding_window", 1 << 28);
 }
 
@@ -146,18 +148,12 @@ static int read_heads(cr_config *config, const cr_gguf *file)
     return check_heads(config);
 }
 
-bool cr_config_is_local(const cr_config *config, size_t layer)
-{
-    size_t every = config->family->global_every;
-    return every > 0 && (layer + 1) % every != 0;
-}
-
 int cr_config_from_gguf(cr_config *out, const cr_gguf *file)
 {
     *out = (cr_config){0};
     double epsilon = 0;
     CR_TRY(find_family(&out->family, file));
-    CR_TRY(read_size(&out->layers, file, out->family, "block_count", 1024));
+    CR_TRY(read_size(&out->layers, file, out->family, "block_count", CR_MAX_LAYERS));
     CR_TRY(read_size(&out->width, file, out->family, "embedding_length", 1 << 20));
     CR_TRY(read_size(&out->ffn_width, file, out->family, "feed_forward_length", 1 << 22));
     CR_TRY(read_size(&out->context, file, out->family, "context_length", 1 << 28));

@@ -8,6 +8,8 @@
 #include "base/base.h"
 #include "file/gguf.h"
 
+#define CR_MAX_LAYERS 1024
+
 /* What tells one architecture from another; adding a family starts with a row in config.c. */
 typedef struct cr_family {
     const char *name;         /* general.architecture */
@@ -33,13 +35,11 @@ typedef struct cr_config {
     double rope_base, local_rope_base;
     double rope_scale;         /* positions of layers without a window are divided by it */
     bool rope_neighbours;
-    size_t window;             /* positions that a layer with a window sees */
+    size_t window;             /* positions that a local layer sees */
+    bool local[CR_MAX_LAYERS]; /* layers that see a window and turn by the local base */
     float attention_scale;
     float norm_epsilon;
 } cr_config;
-
-/* Whether a layer sees a window and turns by the local base. */
-bool cr_config_is_local(const cr_config *config, size_t layer);
 
 int cr_config_from_gguf(cr_config *out, const cr_gguf *file);
 

@@ -92,7 +92,7 @@ static int load_layer(cr_model *model, size_t index, float **vectors)
     const size_t D = config->width, F = config->ffn_width, H = config->head_size;
     const size_t Q = config->heads * H, K = config->kv_heads * H;
     cr_layer *layer = &model->layers[index];
-    layer->local = cr_config_is_local(config, index);
+    layer->local = config->local[index];
     char name[64];
 #define CR_PROJECTION(field, file, folder, module, rows, columns)                                  \
     snprintf(name, sizeof name, "blk.%zu." file ".weight", index);                                 \

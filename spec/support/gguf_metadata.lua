@@ -7,6 +7,7 @@ local STRING, ARRAY = 8, 9
 -- ---- values: the type's number and the bytes behind it ---------------------------------------------
 
 function gguf_metadata.u32(value) return string.pack("<I4I4", 4, value) end
+function gguf_metadata.f32(value) return string.pack("<I4f", 6, value) end
 function gguf_metadata.bool(value) return string.pack("<I4I1", 7, value and 1 or 0) end
 function gguf_metadata.text(value) return string.pack("<I4s8", STRING, value) end
 
@@ -81,6 +82,11 @@ function gguf_metadata.list(path, key)
   return out
 end
 
+--- The values of all keys, as bytes: for other files' changes.
+---@param path string
+---@return table<string, string>
+function gguf_metadata.values(path) return parse(read_file(path)).values end
+
 -- ---- writing ----------------------------------------------------------------------------------------
 
 --- Writes `source` to `target` with the values of `changes`; false leaves a key out.
@@ -100,6 +106,32 @@ function gguf_metadata.copy(source, target, changes)
   local head = "GGUF" .. string.pack("<I4I8I8", file.version, file.tensors, #keys) .. table.concat(keys) .. file.table
   local handle <close> = assert(io.open(target, "wb"))
   assert(handle:write(head, ("\0"):rep(align(#head) - #head), file.data))
+end
+
+local function table_entry(tensor, offset)
+  local dims = #tensor.shape
+  local sizes = {}
+  for i = dims, 1, -1 do sizes[#sizes + 1] = tensor.shape[i] end
+  sizes[dims + 1], sizes[dims + 2] = 0, offset -- type F32
+  return string.pack("<s8I4" .. ("I8"):rep(dims) .. "I4I8", tensor.name, dims, table.unpack(sizes))
+end
+
+--- Writes a file of f32 tensors.
+---@param target string
+---@param values table<string, string>  keys, as the functions above make them
+---@param tensors { name: string, shape: integer[], bytes: string }[]  shapes outermost first
+function gguf_metadata.write(target, values, tensors)
+  local keys, entries, data, offset = {}, {}, {}, 0
+  for name, value in pairs(values) do keys[#keys + 1] = string.pack("<s8", name) .. value end
+  for i, tensor in ipairs(tensors) do
+    local size = #tensor.bytes
+    entries[i] = table_entry(tensor, offset)
+    data[i] = tensor.bytes .. ("\0"):rep(align(size) - size)
+    offset = offset + align(size)
+  end
+  local head = "GGUF" .. string.pack("<I4I8I8", 3, #tensors, #keys) .. table.concat(keys) .. table.concat(entries)
+  local handle <close> = assert(io.open(target, "wb"))
+  assert(handle:write(head, ("\0"):rep(align(#head) - #head), table.concat(data)))
 end
 
 return gguf_metadata

@@ -36,7 +36,10 @@ local function unpack_floats(bytes, first, count)
   return out
 end
 
-local function pack_floats(values)
+--- Numbers as the bytes of little-endian f32.
+---@param values number[]
+---@return string
+function golden.pack_floats(values)
   local out = {}
   for i = 1, #values, PIECE do
     local n = math.min(PIECE, #values - i + 1)
@@ -68,7 +71,7 @@ end
 function golden.write_safetensors(path, tensors)
   local header, data, offset = {}, {}, 0
   for i, t in ipairs(tensors) do
-    data[i] = pack_floats(t.values)
+    data[i] = golden.pack_floats(t.values)
     header[t.name] = { dtype = "F32", shape = { t.rows, t.columns }, data_offsets = { offset, offset + #data[i] } }
     offset = offset + #data[i]
   end
@@ -90,12 +93,12 @@ function golden.peft_name(name) return "base_model.model.model." .. name .. ".we
 ---@param session crucible.core.Session
 ---@param parameter { name: string, target: string, rows: integer, columns: integer }
 ---@param which string?
----@param head_size integer
+---@param head_size integer?  nil where the file's rows are as in checkpoints
 ---@return number[]
 function golden.read(session, parameter, which, head_size)
   local values = session:read(parameter.name, which)
   local rotated = parameter.target == "q_proj" or parameter.target == "k_proj"
-  if not rotated or parameter.name:find("lora_A$") then return values end
+  if not head_size or not rotated or parameter.name:find("lora_A$") then return values end
   local out, columns, half_size = {}, parameter.columns, head_size // 2
   for row = 0, parameter.rows - 1 do
     local within = row % head_size
