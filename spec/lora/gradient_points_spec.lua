@@ -23,8 +23,8 @@ end
 local function console_of(event)
   local stream = io.tmpfile()
   local report = console.new { mode = "plain", every = 1, stream = stream }
-  report.on_train_begin { step = 0, total_steps = 9, steps_per_epoch = 9, run_dir = "x" }
-  report.on_step_end(event)
+  report.on_event("training.start", { step = 0, total_steps = 9, steps_per_epoch = 9 }, { run = { run_dir = "x" } })
+  report.on_event("step.stop", {}, { event = event })
   stream:seek "set"
   return stream:read "a"
 end

@@ -564,37 +564,3 @@ describe("a run is refused before step 1", function()
     expect.fails("data", "the dataset is empty", loop.run(session, {}, { gate = false }))
   end)
 end)
-
-describe("the console", function()
-  local console = require "crucible.callbacks.console"
-
-  local function collect(options)
-    local file = io.tmpfile()
-    options.stream = file
-    local session <close> = open()
-    run(session, rows(4), { batch_size = 1, callbacks = console.new(options) })
-    file:seek("set")
-    return file:read "a"
-  end
-
-  it("reports plain lines", function()
-    local text = collect { mode = "plain", every = 2, sample = true }
-    for _, part in ipairs { "4 rows, 60 tokens an epoch, 40 supervised, longest 16", "row 1: row 1:[ answer 1<eos>]",
-      "4 steps, 4 an epoch", "step 2/4  epoch 1  loss ", "epoch 1: mean loss ", "checkpoint ",
-        "finished after 4 steps in" } do
-      assert.truthy(text:find(part, 1, true), part .. " in\n" .. text)
-    end
-    assert.is_nil(text:find("step 1/4", 1, true))
-    assert.is_nil(text:find("\27", 1, true))
-  end)
-
-  it("draws a bar over itself", function()
-    local text = collect { mode = "bar" }
-    assert.truthy(text:find("\r\27[Kepoch 1  4/4 ", 1, true))
-  end)
-
-  it("is plain where there is no terminal, and refuses an unknown mode", function()
-    assert.is_nil(collect({}):find("\27", 1, true))
-    expect.raises('mode must be one of "auto", "bar", "plain"', console.new, { mode = "loud" })
-  end)
-end)

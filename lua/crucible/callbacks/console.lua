@@ -1,5 +1,10 @@
--- A reporter for training_loop's callbacks: a bar that redraws itself on a terminal, plain lines
--- elsewhere. Attach it among the callbacks: `callbacks = { console.new(), … }`.
+-- A reporter for people: a progress bar that redraws itself on a terminal, plain lines elsewhere. Attach it
+-- among the callbacks: `callbacks = { console.new(), … }`.
+--
+--     epoch 2/5  412/900 ████████▌        loss 0.8123  lr 9.30e-05  norm 0.412  604 tok/s  1.9 GB  13:20 left
+--
+-- The line takes the width that the terminal has at that moment; what does not fit is left out, the least
+-- needed first. With NO_COLOR set (https://no-color.org) or TERM=dumb nothing but plain lines is written.
 local errors = require "crucible.errors"
 local fs = require "crucible.fs"
 local schema = require "crucible.schema"
@@ -9,20 +14,35 @@ local console = {}
 
 local options = schema.new("callbacks.console.new", {
   { name = "stream", check = schema.any, doc = "a file to write to; default: standard error" },
-  { name = "mode", default = "auto", check = schema.one_of { "auto", "bar", "plain" },
-    doc = "auto: a bar if the stream is a terminal, plain lines if not" },
+  { name = "mode", default = "auto", check = schema.one_of { "auto", "bar", "plain", "quiet" },
+    doc = "auto: a bar if the stream is a terminal, plain lines if not; quiet: begin, end and what fails" },
   { name = "every", default = 10, check = schema.integer { min = 1 }, doc = "steps between plain lines" },
   { name = "sample", default = false, check = schema.boolean, doc = "show row 1 with what is learnt of it" },
+  { name = "columns", check = schema.integer { min = 1 }, doc = "width of the bar's line; default: the terminal's" },
 })
 
 local REDRAW_SECONDS = 0.1
+local WIDEST_BAR = 40
+
+local function environment(name)
+  local value = os and os.getenv(name)
+  return value ~= "" and value or nil
+end
 
 local function choose_mode(given)
   if given.mode ~= "auto" then return given.mode end
-  return given.stream == nil and fs.is_terminal "stderr" and "bar" or "plain"
+  if given.stream ~= nil and given.stream ~= io.stderr and given.stream ~= io.stdout then return "plain" end
+  local name = given.stream == io.stdout and "stdout" or "stderr"
+  if environment "NO_COLOR" or environment "TERM" == "dumb" or not fs.is_terminal(name) then return "plain" end
+  return "bar"
 end
 
-local function columns() return math.tointeger(tonumber(os.getenv "COLUMNS" or "")) or 80 end
+local function speaks_utf8()
+  local locale = environment "LC_ALL" or environment "LC_CTYPE" or environment "LANG" or ""
+  return locale:lower():find "utf%-?8" ~= nil
+end
+
+-- ---- text ----------------------------------------------------------------------------------
 
 local function gate_lines(gate)
   local text = ("%d rows, %d tokens an epoch, %d supervised, longest %d"):format(gate.trained_rows, gate.tokens,
@@ -32,96 +52,190 @@ local function gate_lines(gate)
   return text
 end
 
+local function skipped_text(event)
+  if not event.skipped then return nil end
+  return event.skipped_by and "skipped by hook " .. event.skipped_by or "skipped: not finite"
+end
+
 -- Time left by the average since this process began training.
 local function time_left(self, event)
-  local done = event.step - self.first_step
-  return (fs.clock() - self.started) / done * (event.total_steps - event.step)
+  local a_step = (fs.clock() - self.started) / math.max(1, event.step - self.first_step)
+  return terminal.duration(a_step * (event.total_steps - event.step)) .. " left"
 end
 
-local function step_text(self, event)
-  local text = ("loss %.4f  lr %.2e  norm %.3f  %.0f tok/s  %s left"):format(event.loss, event.lr, event.grad_norm,
-    event.tokens_per_s, terminal.duration(time_left(self, event)))
-  if not event.skipped then return text end
-  return text .. (event.skipped_by and "  skipped by hook " .. event.skipped_by or "  skipped: not finite")
+-- What is told of a step, each with a rank: the highest are left out first where there is no room.
+local function parts_of(self, event, memory)
+  local parts = {
+    { 1, ("loss %.4f"):format(event.loss) }, { 5, ("lr %.2e"):format(event.lr) },
+    { 4, ("norm %.3f"):format(event.grad_norm) }, { 3, ("%.0f tok/s"):format(event.tokens_per_s) },
+    { 6, memory and ("%.1f GB"):format(memory / 1e9) or "" }, { 2, time_left(self, event) },
+    { 0, skipped_text(event) or "" },
+  }
+  local kept = {}
+  for _, part in ipairs(parts) do
+    if part[2] ~= "" then kept[#kept + 1] = part end
+  end
+  return kept
 end
 
-local function bar_line(self, event)
-  local head = ("epoch %d  %d/%d "):format(event.epoch, event.step, event.total_steps)
-  local tail = " " .. step_text(self, event)
-  local room = columns() - 1 - #head - #tail
-  local bar = room >= 8 and terminal.bar(event.step / event.total_steps, math.min(room, 30)) or ""
-  return (head .. bar .. tail)
+local function joined(parts)
+  local texts = {}
+  for i, part in ipairs(parts) do texts[i] = part[2] end
+  return table.concat(texts, "  ")
+end
+
+local function leave_out_one(parts)
+  local worst = 1
+  for i, part in ipairs(parts) do
+    if part[1] > parts[worst][1] then worst = i end
+  end
+  table.remove(parts, worst)
+end
+
+local function head_of(self, event)
+  local epochs = self.epochs and ("/%d"):format(self.epochs) or ""
+  return ("epoch %d%s  %d/%d "):format(event.epoch, epochs, event.step, event.total_steps)
+end
+
+local function bar_of(self, share, width)
+  if self.utf8 then return terminal.bar(share, width) end
+  local filled = math.floor(share * width + 0.5)
+  return ("="):rep(filled) .. ("."):rep(width - filled)
+end
+
+-- One line of at most `columns` columns.
+local function bar_line(self, event, memory, columns)
+  local head, parts = head_of(self, event), parts_of(self, event, memory)
+  while #parts > 1 and #head + 9 + #joined(parts) > columns do leave_out_one(parts) end
+  local tail = " " .. joined(parts)
+  local room = columns - #head - #tail
+  local bar = room >= 8 and bar_of(self, event.step / event.total_steps, math.min(room, WIDEST_BAR)) or ""
+  local line = head .. bar .. tail
+  local cut = utf8.offset(line, columns + 1) -- of a terminal too narrow for anything
+  return cut and line:sub(1, cut - 1) or line
+end
+
+local function metrics_text(metrics)
+  local names, parts = {}, {}
+  for name, value in pairs(metrics) do
+    if type(value) ~= "table" then names[#names + 1] = name end
+  end
+  table.sort(names)
+  for i, name in ipairs(names) do
+    local value = metrics[name]
+    parts[i] = type(value) == "number" and ("%s %.4g"):format(name, value) or ("%s %s"):format(name, tostring(value))
+  end
+  return table.concat(parts, ", ")
+end
+
+-- ---- drawing -------------------------------------------------------------------------------
+
+local function columns_of(self)
+  local columns = self.columns
+  if not columns and self.terminal then columns = fs.terminal_size(self.terminal) end
+  return columns or math.tointeger(tonumber(environment "COLUMNS" or "")) or 80
+end
+
+-- Takes the bar's line away. A terminal that became narrower since has wrapped it over several rows.
+local function erase(self)
+  if not self.drawn then return "" end
+  local rows = (math.max(self.drawn, 1) - 1) // columns_of(self)
+  self.drawn = nil
+  return (rows > 0 and ("\27[%dA"):format(rows) or "") .. "\r\27[J"
 end
 
 local function say(self, text)
-  if self.drawn then self.stream:write "\r\27[K" end
-  self.drawn = false
-  self.stream:write(text, "\n")
+  self.stream:write(erase(self), text, "\n")
   self.stream:flush()
 end
 
-local function draw(self, event)
-  local now = fs.clock()
-  if self.drawn and now - self.drawn_at < REDRAW_SECONDS and event.step < event.total_steps then return end
-  self.stream:write("\r\27[K", bar_line(self, event))
+local function draw(self, text)
+  self.stream:write(erase(self), text)
   self.stream:flush()
-  self.drawn, self.drawn_at = true, now
+  self.drawn, self.drawn_at = utf8.len(text) or #text, fs.clock()
 end
 
-local function on_begin(self, event)
-  self.started, self.first_step = fs.clock(), event.step
-  if event.gate then say(self, gate_lines(event.gate)) end
-  if event.gate and self.sample then
-    say(self, ("row 1: %s[%s]"):format(event.gate.sample.prompt, event.gate.sample.answer))
+-- ---- events --------------------------------------------------------------------------------
+
+local heard = {}
+
+heard["training.start"] = function(self, measurements, metadata)
+  self.started, self.first_step, self.epochs = fs.clock(), measurements.step, measurements.epochs
+  local gate = metadata.gate
+  if gate and self.mode ~= "quiet" then say(self, gate_lines(gate)) end
+  if gate and self.sample then say(self, ("row 1: %s[%s]"):format(gate.sample.prompt, gate.sample.answer)) end
+  say(self, ("%d steps, %d an epoch%s; run folder %s"):format(measurements.total_steps, measurements.steps_per_epoch,
+    measurements.step > 0 and (", going on after step %d"):format(measurements.step) or "", metadata.run.run_dir))
+end
+
+heard["step.stop"] = function(self, measurements, metadata)
+  local event = metadata.event
+  if self.mode == "quiet" then return end
+  if self.mode == "bar" then
+    local last = event.step == event.total_steps
+    if self.drawn and fs.clock() - self.drawn_at < REDRAW_SECONDS and not last then return end
+    return draw(self, bar_line(self, event, measurements.memory, columns_of(self) - 1))
   end
-  say(self, ("%d steps, %d an epoch%s; run folder %s"):format(event.total_steps, event.steps_per_epoch,
-    event.step > 0 and (", going on after step %d"):format(event.step) or "", event.run_dir))
-end
-
-local function on_step(self, event)
-  if self.mode == "bar" then return draw(self, event) end
   if event.step % self.every == 0 or event.step == event.total_steps or event.skipped then
-    say(self, ("step %d/%d  epoch %d  %s"):format(event.step, event.total_steps, event.epoch, step_text(self, event)))
+    say(self, ("step %d/%d  epoch %d  %s"):format(event.step, event.total_steps, event.epoch,
+      joined(parts_of(self, event, measurements.memory))))
   end
 end
 
-local function on_evaluate(self, event)
-  local names, parts = {}, {}
-  for name in pairs(event.metrics) do names[#names + 1] = name end
-  table.sort(names)
-  for i, name in ipairs(names) do
-    local value = event.metrics[name]
-    parts[i] = type(value) == "number" and ("%s %.3f"):format(name, value) or ("%s %s"):format(name, tostring(value))
-  end
-  say(self, ("step %d evaluated: %s"):format(event.step, table.concat(parts, ", ")))
+heard["epoch.stop"] = function(self, measurements, metadata)
+  if self.mode == "quiet" then return end
+  local loss = measurements.mean_loss
+  say(self, ("epoch %d: mean loss %s"):format(metadata.epoch, loss and ("%.4f"):format(loss) or "-"))
 end
 
-local function on_end(self, results)
-  local skipped = results.skipped_steps > 0 and (", %d skipped as not finite"):format(results.skipped_steps) or ""
-  say(self, ("%s after %d steps in %s%s"):format(results.status, results.total_steps,
-    terminal.duration(fs.clock() - self.started), skipped))
+heard["evaluation.start"] = function(self, _, metadata)
+  if self.mode == "bar" then draw(self, ("step %d: evaluating"):format(metadata.step)) end
 end
 
---- A table of callbacks that report to a stream.
----@param given { stream: file*?, mode: "auto"|"bar"|"plain"|nil, every: integer?, sample: boolean? }?
----@return table callbacks
+heard["evaluation.stop"] = function(self, measurements, metadata)
+  if self.mode == "quiet" then return end
+  say(self, ("step %d evaluated in %s: %s"):format(metadata.step, terminal.duration(measurements.seconds),
+    metrics_text(metadata.metrics)))
+end
+
+heard["checkpoint.saved"] = function(self, _, metadata)
+  if self.mode == "quiet" then return end
+  say(self, ("checkpoint %s%s"):format(metadata.path, metadata.best and " (best)" or ""))
+end
+
+heard["checkpoint.failed"] = function(self, _, metadata)
+  say(self, ("checkpoint %s was not written: %s"):format(metadata.name, metadata.message))
+end
+
+heard["telemetry.failed"] = function(self, _, metadata)
+  if self.complained then return end -- once is enough of a full disk
+  self.complained = true
+  say(self, ("telemetry cannot be written: %s"):format(metadata.message))
+end
+
+heard["training.stop"] = function(self, measurements, metadata)
+  local reason = metadata.reason and (" (%s)"):format(metadata.reason) or ""
+  local skipped = measurements.skipped_steps
+  say(self, ("%s after %d steps in %s%s%s"):format(metadata.status, measurements.total_steps,
+    terminal.duration(fs.clock() - self.started), skipped > 0 and (", %d skipped"):format(skipped) or "", reason))
+end
+
+--- A reporter that writes to a stream.
+---@param given { stream: file*?, mode: string?, every: integer?, sample: boolean?, columns: integer? }?
+---@return { on_event: fun(name: string, measurements: table, metadata: table) } callbacks
 function console.new(given)
   local resolved = options:resolve(given)
-  if resolved.stream and not resolved.stream.write then errors.raise("callbacks.console.new: stream must be a file") end
+  local stream = resolved.stream or io.stderr
+  if not stream.write then errors.raise("callbacks.console.new: stream must be a file") end
   local self = {
-    mode = choose_mode(resolved), stream = resolved.stream or io.stderr, every = resolved.every,
-    sample = resolved.sample, drawn = false, drawn_at = 0, started = 0, first_step = 0,
+    mode = choose_mode(resolved), stream = stream, every = resolved.every, sample = resolved.sample,
+    columns = resolved.columns, drawn_at = 0, started = fs.clock(), first_step = 0, utf8 = speaks_utf8(),
+    terminal = stream == io.stderr and "stderr" or stream == io.stdout and "stdout" or nil,
   }
   return {
-    on_train_begin = function(event) on_begin(self, event) end,
-    on_step_end = function(event) on_step(self, event) end,
-    on_epoch_end = function(event)
-      say(self, ("epoch %d: mean loss %s"):format(event.epoch,
-        event.mean_loss and ("%.4f"):format(event.mean_loss) or "-"))
+    on_event = function(name, measurements, metadata)
+      if heard[name] then heard[name](self, measurements, metadata) end
     end,
-    on_evaluate = function(event) on_evaluate(self, event) end,
-    on_checkpoint = function(event) say(self, ("checkpoint %s"):format(event.path)) end,
-    on_train_end = function(results) on_end(self, results) end,
   }
 end
 
