@@ -276,11 +276,21 @@ function Run:prune()
   return true
 end
 
+-- The folder may have been moved or removed meanwhile. That is told, and a run that is to go on makes it anew
+-- for the checkpoints to come.
+function Run:check_folder()
+  if paths.is_folder(self.folder.path) then return true end
+  if self.options.on_save_error == "continue" then fs.make_folder(self.folder.checkpoints) end
+  return errors.failure("not_found", "%s: the folder of the run is gone", self.folder.path)
+end
+
 -- Saves a checkpoint of this step unless there is one.
 function Run:save()
   local s = self.state
   if self.saved_step == s.step or s.step == 0 then return true end
   local name, started, metrics = step_name(s.step), fs.clock(), self:measured_now()
+  local there, missing, why = self:check_folder()
+  if not there then return self:save_failed(name, started, missing, why) end
   -- Known before the state that records it is written.
   if self.rules.best.metric == selection.training_loss then self:judge(metrics) end
   local ok, saved, message, code = xpcall(function()
