@@ -2,7 +2,9 @@
 local config = require "crucible.lora.config"
 local core = require "crucible.core"
 local expect = require "spec.support.expect"
+local json = require "crucible.json"
 local schedule = require "crucible.lora.schedule"
+local temp = require "spec.support.temp"
 
 describe("lora.config", function()
   it("has the defaults of the training interface", function()
@@ -22,7 +24,7 @@ describe("lora.config", function()
     local defaults = config.defaults()
     for name, value in pairs {
       schedule = "constant", grad_accumulation = 1, rslora = false, precision = "f32", seed = 0, recompute = "none",
-      threads = 0, truncation = "left",
+      threads = 0, truncation = "left", schedule_cycles = 1, schedule_power = 1, min_lr_ratio = 0,
     } do
       assert.same(value, defaults[name], name)
     end
@@ -42,7 +44,7 @@ describe("lora.config", function()
     { { target_modules = { "banana" } }, "known: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" },
     { { target_modules = { "q_proj", "q_proj" } }, '"q_proj" is listed twice' },
     { { target_modules = {} }, "target_modules must be a list of projections" },
-    { { schedule = "cosin" }, 'schedule must be one of "constant", "linear", "cosine"' },
+    { { schedule = "cosin" }, 'schedule must be one of "constant", "linear", "cosine",' },
     { { precision = "bf16" }, 'precision must be one of "f32", got "bf16"' },
     { { dora = true }, 'unknown option "dora"' },
     { { quality_targets = { accuracy = "high" } }, "quality_targets must be a table of metric names and numbers" },
@@ -104,6 +106,21 @@ describe("a schedule", function()
     local expected = { 0.5, 1 }
     for done = 2, 5 do expected[done + 1] = 0.5 * (1 + math.cos(math.pi * (done - 2) / 4)) end
     close(expected, rates({ warmup_steps = 2, schedule = "cosine" }, 6))
+  end)
+
+  it("has transformers' values at every step; in warm-up, those of one step later", function()
+    local cases = assert(json.decode(temp.read "spec/fixtures/schedules.json"))
+    assert.equal(33, #cases)
+    for _, case in ipairs(cases) do
+      local options = { schedule = case.schedule, warmup_steps = case.warmup_steps }
+      for name, value in pairs(case.settings) do options[name] = value end
+      for step, rate in ipairs(rates(options, case.total_steps)) do
+        local expected = case.factors[step <= case.warmup_steps and step + 1 or step]
+        if step == case.warmup_steps then expected = 1 end -- the peak, even where nothing comes after
+        assert.is_true(math.abs(rate - expected) <= 1e-12, ("%s, %d of %d, step %d: %.17g, expected %.17g"):format(
+          case.schedule, case.warmup_steps, case.total_steps, step, rate, expected))
+      end
+    end
   end)
 
   it("may warm up longer than the run lasts", function()

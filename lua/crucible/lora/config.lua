@@ -1,6 +1,7 @@
 -- The hyperparameters of a run, as one schema: name, default, check, one line of doc.
 -- The names and defaults down to quality_targets are those of the LoRA training interface; what
 -- follows is added, with defaults that leave its behaviour as it is.
+local schedule = require "crucible.lora.schedule"
 local schema = require "crucible.schema"
 local suggest = require "crucible.suggest"
 
@@ -71,8 +72,12 @@ local entries = {
     default = { schema_compliance = 0.95, citation_accuracy = 0.95, mean_entailment = 0.50, overall_pass_rate = 0.45 },
     doc = "least value of each metric for validate_quality; a given table replaces this one" },
 
-  { name = "schedule", default = "constant", check = schema.one_of { "constant", "linear", "cosine" },
-    doc = "the rate after warm-up; linear and cosine end near 0 at the last step" },
+  { name = "schedule", default = "constant", check = schema.one_of(schedule.names),
+    doc = "the rate after warm-up; all but constant and inverse_sqrt end near 0 at the last step" },
+  { name = "schedule_cycles", default = 1, check = integer { min = 1 }, doc = "falls of cosine_with_restarts" },
+  { name = "schedule_power", default = 1.0, check = number { above = 0 }, doc = "exponent of polynomial" },
+  { name = "min_lr_ratio", default = 0.0, check = number { min = 0, below = 1 },
+    doc = "share of the peak rate that cosine ends at" },
   { name = "grad_accumulation", default = 1, check = integer { min = 1 },
     doc = "batches whose gradients make one optimiser step" },
   { name = "rslora", default = false, check = schema.boolean, scope = "model",
@@ -109,7 +114,10 @@ local options = schema.new("lora.config.new", entries)
 ---@field adam_beta2 number
 ---@field adam_epsilon number
 ---@field quality_targets table<string, number>
----@field schedule "constant"|"linear"|"cosine"
+---@field schedule "constant"|"linear"|"cosine"|"cosine_with_restarts"|"polynomial"|"inverse_sqrt"
+---@field schedule_cycles integer
+---@field schedule_power number
+---@field min_lr_ratio number
 ---@field grad_accumulation integer
 ---@field rslora boolean
 ---@field precision "f32"
