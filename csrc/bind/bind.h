@@ -215,6 +215,7 @@ int bind_session_score(lua_State *L);
 int bind_open_http(lua_State *L);        /* http.c */
 extern const luaL_Reg bind_fs_functions[];      /* fs.c */
 extern const luaL_Reg bind_signals_functions[]; /* signals.c */
+extern const luaL_Reg bind_topology_functions[]; /* topology.c */
 
 /* No signal cancels that session any more (signals.c); before it is closed. */
 void bind_signals_forget(cr_session *session);

@@ -81,6 +81,9 @@ int luaopen_crucible_core(lua_State *L)
     luaL_setfuncs(L, bind_tensor_op_functions, 0);
     bind_tensor_families(L);
     lua_setfield(L, -2, "tensor");
+    lua_newtable(L);
+    luaL_setfuncs(L, bind_topology_functions, 0);
+    lua_setfield(L, -2, "topology");
     lua_pushliteral(L, CR_VERSION);
     lua_setfield(L, -2, "_VERSION");
 #ifdef CR_DEBUG_BINDING

@@ -13,9 +13,11 @@
 #include <string.h>
 
 #include "math/activation.h"
+#include "math/assignment.h"
 #include "math/attention.h"
 #include "math/head.h"
 #include "math/norm.h"
+#include "math/persistence.h"
 #include "math/rope.h"
 #include "train/adamw.h"
 
@@ -773,6 +775,42 @@ static int adamw_plain(lua_State *L)
 
 /* ---- the table ------------------------------------------------------------------------------------------------- */
 
+/* ---- topology ------------------------------------------------------------------------------------------ */
+
+/* { vertices, ends (from 0), values, filled } → dimension, birth, death, birth_edge, death_edge of each
+ * interval (edges from 0, -1: none), one after another. */
+static int persistence_plain(lua_State *L)
+{
+    size_t vertices = get_size(L, "vertices"), edges = list_length(L, "values"), count;
+    int32_t *ends = get_ids(L, "ends", 2 * edges);
+    double *values = get_doubles(L, "values", edges);
+    cr_interval *out = new_block(L, (vertices + edges) * sizeof *out);
+    int code =
+        cr_persistence_plain(out, &count, vertices, ends, values, edges, get_flag(L, "filled"));
+    if (code < 0)
+        luaL_error(L, "%s", cr_error_message());
+    double *flat = new_block(L, 5 * count * sizeof *flat);
+    for (size_t i = 0; i < count; i++) {
+        double row[5] = {out[i].dimension, out[i].birth, out[i].death, out[i].birth_edge,
+                         out[i].death_edge};
+        memcpy(flat + 5 * i, row, sizeof row);
+    }
+    bind_push_doubles(L, flat, 5 * count);
+    return 1;
+}
+
+/* { n, cost } → total. */
+static int assignment_plain(lua_State *L)
+{
+    size_t n = get_size(L, "n");
+    double *cost = get_doubles(L, "cost", n * n), total = 0;
+    int32_t *columns = new_block(L, n * sizeof *columns);
+    if (cr_assignment_plain(columns, &total, cost, n) < 0)
+        luaL_error(L, "%s", cr_error_message());
+    lua_pushnumber(L, (lua_Number)total);
+    return 1;
+}
+
 const luaL_Reg bind_debug_math_functions[] = {
     {"kernels", kernel_names},
     {"types", types},
@@ -785,6 +823,8 @@ const luaL_Reg bind_debug_math_functions[] = {
     {"matmul_few", matmul_few},
     {"matmul_serial", matmul_serial},
     {"matmul_plain", matmul_plain},
+    {"persistence_plain", persistence_plain},
+    {"assignment_plain", assignment_plain},
     {"rmsnorm", rmsnorm},
     {"rmsnorm_again", rmsnorm_again},
     {"rmsnorm_backward", rmsnorm_backward},

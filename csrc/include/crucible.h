@@ -725,6 +725,39 @@ CR_API int cr_tensor_sort(cr_tensor **values, cr_tensor **positions, const cr_te
 CR_API int cr_tensor_concat(cr_tensor **out, const cr_tensor *const *tensors, size_t count,
                             int axis);
 
+/* ---- topology --------------------------------------------------------------------- */
+
+/* Persistent homology of a weighted graph, in dimensions 0 (components) and 1 (loops) over Z/2.
+ *
+ * A class is born with an edge and dies with one; the interval names both, so that the caller can
+ * follow their values. Components are born with their vertex, at 0. */
+typedef struct cr_interval {
+    int dimension;
+    double birth, death; /* death INFINITY: never */
+    int32_t birth_edge;  /* from 0; -1: a vertex */
+    int32_t
+        death_edge; /* from 0; -1: never; in dimension 0 these edges are a minimum spanning forest */
+} cr_interval;
+
+/* Vertices stand from 0, an edge from its value, and, when `filled`, each triangle whose three edges
+ * are given from the largest of their values: with all pairs of a point cloud and their distances
+ * that is the Vietoris-Rips complex. `ends` [edges, 2] are vertices from 0, without loops and repetition;
+ * values are finite and at least 0; equal ones keep the order of the list. `out` has room for
+ * vertices + edges intervals; they are ordered by dimension, death, birth. Intervals of length 0
+ * are among them. CR_EARG for edges that break these rules. */
+CR_API int cr_persistence(cr_interval *out, size_t *count, size_t vertices, const int32_t *ends,
+                          const double *values, size_t edges, bool filled);
+
+/* columns[i] is the column given to row i of cost [n, n], all finite, each column once, so that
+ * the sum of what is chosen is least. */
+CR_API int cr_assignment(int32_t *columns, double *total, const double *cost, size_t n);
+
+/* The square of the 2-Wasserstein distance of two diagrams of points (birth, death), a [n, 2] and
+ * b [m, 2], all finite: Euclidean ground distance, and any point may go to its nearest on the
+ * diagonal. match[i] is the point of b that point i of a goes to, -1 for the diagonal. */
+CR_API int cr_wasserstein(double *squared, int32_t *match, const double *a, size_t n,
+                          const double *b, size_t m);
+
 #ifdef __cplusplus
 }
 #endif

@@ -832,4 +832,38 @@ function core.tensor.sort(x, axis, descending) end
 ---@return crucible.core.Array? array, string? message, string? code
 function core.tensor.concat(list, axis) end
 
+---@class crucible.core.Interval
+---@field dimension integer    0: a component, 1: a loop
+---@field birth number
+---@field death number         math.huge: never
+---@field birth_edge integer?  nil: a vertex
+---@field death_edge integer?  nil: never
+
+---@class crucible.core.topology
+core.topology = {}
+
+--- Persistent homology of a weighted graph in dimensions 0 and 1, over Z/2; `filled` adds the triangles of
+--- its edges. Vertices and edges count from 1; ends are pairs, one after another. Fails with "argument"
+--- for a loop, a repeated edge, a value below 0 or not finite.
+---@param vertices integer
+---@param ends integer[]
+---@param values number[]
+---@param filled boolean?
+---@return crucible.core.Interval[]? intervals, string? message, string? code
+function core.topology.persistence(vertices, ends, values, filled) end
+
+--- The cheapest assignment of n rows to n columns: its total, and the column of each row. Costs are
+--- row-major and finite.
+---@param n integer
+---@param costs number[]
+---@return number? total, integer[]|string columns_or_message, string? code
+function core.topology.assignment(n, costs) end
+
+--- The square of the 2-Wasserstein distance of two diagrams (births and deaths, one after another, all finite), and
+--- the point of b that each point of a is matched to; false: the diagonal.
+---@param a number[]
+---@param b number[]
+---@return number? squared, (integer|false)[]|string match_or_message, string? code
+function core.topology.wasserstein(a, b) end
+
 return core

@@ -22,6 +22,7 @@ local function live_functions()
   end
   for name in pairs(core.fs) do found["core.fs." .. name] = true end
   for name in pairs(core.signals) do found["core.signals." .. name] = true end
+  for name in pairs(core.topology) do found["core.topology." .. name] = true end
   for name, value in pairs(core.tensor) do
     if type(value) == "function" then found["core.tensor." .. name] = true end
   end
@@ -53,10 +54,10 @@ local function missing(from, other)
 end
 
 describe("crucible.core", function()
-  it("has a version, and no fields but functions, fs, signals, tensor and _VERSION", function()
+  it("has a version, and no fields but functions, fs, signals, tensor, topology and _VERSION", function()
     assert.matches("^%d+%.%d+%.%d+$", core._VERSION)
     for name, value in pairs(core) do
-      local room = name == "fs" or name == "signals" or name == "tensor"
+      local room = name == "fs" or name == "signals" or name == "tensor" or name == "topology"
       assert.truthy(type(value) == "function" or room or name == "_VERSION", name)
     end
   end)
