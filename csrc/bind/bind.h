@@ -210,6 +210,11 @@ int bind_session_pieces(lua_State *L);
 int bind_session_turns(lua_State *L);
 int bind_session_singular_values(lua_State *L);
 int bind_statistics(lua_State *L);
+int bind_session_predict(lua_State *L); /* prediction.c */
+int bind_session_prediction_tensor(lua_State *L);
+int bind_session_backward(lua_State *L);
+int bind_session_end_prediction(lua_State *L);
+int bind_session_pass_over(lua_State *L);
 int bind_session_generate(lua_State *L); /* generation.c */
 int bind_session_score(lua_State *L);
 int bind_open_http(lua_State *L);        /* http.c */

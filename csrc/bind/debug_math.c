@@ -589,38 +589,62 @@ static int attention_cached(lua_State *L)
 
 /* ---- head ---------------------------------------------------------------------------------------------- */
 
-/* { hidden, targets, head, type?, n, d, vocabulary, logprobs_only? } → logprobs, expected?; with
- * `plain`, by the plain loop. */
-static int head_forward(lua_State *L)
+/* The tokens asked about: `targets`, one a position or cut by `starts` [n + 1]; how many there are. */
+static cr_head_picks get_picks(lua_State *L, size_t n, size_t *count)
 {
-    size_t n = get_size(L, "n"), d = get_size(L, "d");
-    const float *hidden = get_floats(L, "hidden", n * d);
-    const int32_t *targets = get_ids(L, "targets", n);
-    cr_matrix head = get_matrix(L, "head", get_size(L, "vocabulary"), d);
-    float *logprobs = new_floats(L, n);
-    float *expected = get_flag(L, "logprobs_only") ? NULL : new_floats(L, n * d);
-    cr_compute *compute = get_compute(L, d);
-    float *scratch = new_floats(L, cr_head_scratch(compute, &head, n));
-    if (get_flag(L, "plain"))
-        cr_head_plain(logprobs, expected, hidden, targets, &head, n);
-    else
-        cr_head_forward(compute, logprobs, expected, hidden, targets, &head, n, scratch);
-    bind_push_floats(L, logprobs, n);
-    if (expected)
-        bind_push_floats(L, expected, n * d);
-    return expected ? 2 : 1;
+    cr_head_picks picks = {NULL, NULL};
+    *count = list_length(L, "targets");
+    picks.ids = get_ids(L, "targets", *count);
+    if (has_field(L, "starts"))
+        picks.starts = get_sizes(L, "starts", n + 1);
+    if ((picks.starts ? picks.starts[n] : n) != *count)
+        luaL_error(L, "targets: %I values do not fit the positions", (LUAI_UACINT)*count);
+    return picks;
 }
 
-/* { slope, expected, targets, head, type?, n, d, vocabulary, in_place? } → dhidden. */
+/* { hidden, targets, starts?, head, type?, n, d, vocabulary, logprobs_only?, entropy? } → logprobs,
+ * expected?, with `entropy` also lse, entropy, tilt; with `plain`, by the plain loop. */
+static int head_forward(lua_State *L)
+{
+    size_t n = get_size(L, "n"), d = get_size(L, "d"), count;
+    const float *hidden = get_floats(L, "hidden", n * d);
+    cr_head_picks picks = get_picks(L, n, &count);
+    cr_matrix head = get_matrix(L, "head", get_size(L, "vocabulary"), d);
+    bool entropy = get_flag(L, "entropy"), rows = !get_flag(L, "logprobs_only");
+    cr_head_outputs out = {.logprobs = new_floats(L, count)};
+    out.expected = rows ? new_floats(L, n * d) : NULL;
+    out.lse = entropy ? new_floats(L, n) : NULL;
+    out.entropy = entropy ? new_floats(L, n) : NULL;
+    out.tilt = entropy && rows ? new_floats(L, n * d) : NULL;
+    cr_compute *compute = get_compute(L, d);
+    float *scratch = new_floats(L, cr_head_scratch(compute, &head, n, entropy));
+    if (get_flag(L, "plain"))
+        cr_head_plain(&out, hidden, &picks, &head, n);
+    else
+        cr_head_forward(compute, &out, hidden, &picks, &head, n, scratch);
+    const float *lists[] = {out.logprobs, out.expected, out.lse, out.entropy, out.tilt};
+    const size_t lengths[] = {count, n * d, n, n, n * d};
+    int pushed = 0;
+    for (int i = 0; i < 5; i++) {
+        if (!lists[i])
+            continue;
+        bind_push_floats(L, lists[i], lengths[i]);
+        pushed++;
+    }
+    return pushed;
+}
+
+/* { slope, expected, targets, starts?, entropy_slope?, tilt?, head, type?, n, d, vocabulary, in_place? }
+ * → dhidden. */
 static int head_backward(lua_State *L)
 {
-    size_t n = get_size(L, "n"), d = get_size(L, "d");
-    const float *slope = get_floats(L, "slope", n);
-    float *expected = get_floats(L, "expected", n * d);
-    const int32_t *targets = get_ids(L, "targets", n);
+    size_t n = get_size(L, "n"), d = get_size(L, "d"), count;
+    cr_head_picks picks = get_picks(L, n, &count);
+    cr_head_slopes slopes = {get_floats(L, "slope", count), opt_floats(L, "entropy_slope", n)};
+    float *expected = get_floats(L, "expected", n * d), *tilt = opt_floats(L, "tilt", n * d);
     cr_matrix head = get_matrix(L, "head", get_size(L, "vocabulary"), d);
     float *dhidden = get_flag(L, "in_place") ? expected : new_floats(L, n * d);
-    cr_head_backward(get_compute(L, d), dhidden, slope, expected, targets, &head, n);
+    cr_head_backward(get_compute(L, d), dhidden, &slopes, expected, tilt, &picks, &head, n);
     bind_push_floats(L, dhidden, n * d);
     return 1;
 }

@@ -383,6 +383,12 @@ static const luaL_Reg methods[] = {
     {"pieces", bind_session_pieces},
     {"turns", bind_session_turns},
     {"singular_values", bind_session_singular_values},
+    /* prediction.c */
+    {"predict", bind_session_predict},
+    {"prediction_tensor", bind_session_prediction_tensor},
+    {"backward", bind_session_backward},
+    {"end_prediction", bind_session_end_prediction},
+    {"pass_over", bind_session_pass_over},
     /* generation.c */
     {"generate", bind_session_generate},
     {"score", bind_session_score},

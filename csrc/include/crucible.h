@@ -240,6 +240,79 @@ CR_API int cr_session_forward_backward(cr_session *session, const cr_datum *datu
                                        const cr_loss *loss, cr_loss_result *out,
                                        float *const *logprobs);
 
+/* ---- losses of one's own -------------------------------------------------------- */
+
+/* A forward pass that keeps what backward needs, the outputs that a loss looks at, and a backward pass
+ * from the loss's slopes with respect to them:
+ *
+ *     cr_prediction p;
+ *     cr_session_predict(session, datums, n, &request, &p);
+ *     ... loss from p.values, dL / d value into p.slopes ...
+ *     cr_session_backward(session);
+ *
+ * A session has at most one prediction. It ends, and its pointers with it, with the next call that runs the
+ * model, an update, a load, or cr_session_end_prediction. All datums run as one micro-batch. */
+
+enum { /* outputs, as bits; log-probabilities are over the full vocabulary, in nats */
+    CR_LOGPROBS = 1,         /* [T] log p(target) */
+    CR_ENTROPY = 2,          /* [T] of the distribution at each position */
+    CR_CANDIDATES = 4,       /* [K] log p of the tokens that the questions ask about */
+    CR_HIDDEN = 8,           /* [S, d] mean over each span of the final hidden state, after the norm */
+    CR_BASE_LOGPROBS = 16,   /* the same without the LoRA branches: no slopes */
+    CR_BASE_CANDIDATES = 32
+};
+
+/* What is asked of one datum beyond its targets. Position t (from 0) reads the inputs 0 to t and predicts
+ * target t; any order, repetitions allowed. */
+typedef struct cr_question {
+    const int32_t *positions; /* [position_count] */
+    const int32_t *counts;    /* [position_count] candidates at each */
+    const int32_t *ids;       /* [K = sum of counts] */
+    size_t position_count;
+    const int32_t *spans;     /* [span_count, 2] first and last position, both included */
+    size_t span_count;
+} cr_question;
+
+typedef struct cr_predict_request {
+    unsigned outputs;
+    bool every_position;          /* log-probabilities and entropy also where the weight is 0; otherwise
+                                     they read 0 there and their slopes are ignored */
+    bool train;                   /* keep for backward, with dropout */
+    const cr_question *questions; /* one a datum, or NULL */
+} cr_predict_request;
+
+/* Where the outputs of a datum begin in `values`. */
+typedef struct cr_answer {
+    size_t length, candidates, spans; /* T, K, S */
+    size_t logprobs_at, entropy_at, candidates_at, hidden_at, base_logprobs_at, base_candidates_at;
+} cr_answer;
+
+typedef struct cr_prediction {
+    const double *values; /* [count] */
+    double *slopes;       /* [count], zero: dL / d value, for the caller to fill; NULL without train */
+    size_t count;
+    const cr_answer *answers; /* one a datum */
+    size_t width;             /* d */
+    bool finite;              /* all values are */
+    uint64_t supervised, tokens;
+} cr_prediction;
+
+/* Counts as running the datums for dropout's masks when training: the masks of n datums are those
+ * that cr_session_forward_backward would have used. */
+CR_API int cr_session_predict(cr_session *session, const cr_datum *datums, size_t count,
+                              const cr_predict_request *request, cr_prediction *out);
+
+/* Adds the gradients that belong to the slopes; may be called again with others. CR_EARG when there is
+ * no prediction. When it fails the gradients are zero. */
+CR_API int cr_session_backward(cr_session *session);
+CR_API void cr_session_end_prediction(cr_session *session);
+
+/* Counts datums as run that were not, for dropout's masks: a part of a batch that a loss has no
+ * interest in. */
+CR_API void cr_session_pass_over(cr_session *session, size_t datums);
+
+/* ---- updates ------------------------------------------------------------------- */
+
 /* AdamW (Loshchilov and Hutter 2019) with bias correction; decay is decoupled.
  * Gradients are scaled to norm max_grad_norm over all matrices when above it
  * (0 = never), then zeroed. A gradient that is not finite leaves weights and
@@ -543,6 +616,10 @@ CR_API int cr_tensor_borrow(cr_tensor **out, int type, int rank, const size_t *s
 /* The gradient of matrix `index` [rows, columns], f32, where it lies. Gone with the next
  * optim_step, zero_gradients, failed forward_backward or the session's end. */
 CR_API int cr_session_gradient_tensor(cr_tensor **out, cr_session *session, size_t index);
+
+/* The values or the slopes [count], f64, of the session's prediction where they lie. Gone when it
+ * ends. */
+CR_API int cr_session_prediction_tensor(cr_tensor **out, cr_session *session, bool slopes);
 
 typedef struct cr_tensor_info {
     int type; /* CR_F32, CR_F64 */

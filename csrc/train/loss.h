@@ -1,8 +1,7 @@
-/* loss.h: the end of the network: final norm, head, log-probabilities and their slopes.
+/* loss.h: the end of the network: final norm, head, what is asked of it, and the slopes on the way back.
  *
- * Only the selected positions of a micro-batch reach the head. Any loss that is a function of
- * the targets' log-probabilities enters here as slopes dL / d logprob; cross-entropy's are
- * -weight · scale.
+ * Only the positions that somebody asks about reach the head. A loss enters here as slopes
+ * dL / d(output); cross-entropy's are -weight · scale.
  */
 #ifndef CR_LOSS_H
 #define CR_LOSS_H
@@ -11,23 +10,37 @@
 #include "train/batch.h"
 
 typedef struct cr_head_pass {
-    float *logprobs; /* [S] */
-    float *slopes;   /* [S]: dL / d logprob, filled by the caller before backward */
-    float *raw;      /* [S, d]: the last layer's output at the selected positions */
-    float *normed;   /* [S, d] */
-    float *inverse;  /* [S] */
-    float *expected; /* [S, d]; NULL without gradients */
-    float *draw;     /* [S, d] */
+    size_t n;             /* S: positions */
+    const size_t *places; /* [S] of them in the rows, each at most once */
+    cr_head_picks picks;
+    float *logprobs;       /* [picks] */
+    float *slopes;         /* [picks]: dL / d logprob, filled by the caller before backward */
+    float *entropy;        /* [S]; NULL when nobody asks */
+    float *entropy_slopes; /* [S] */
+    float *raw;            /* [S, d]: the last layer's output at the positions */
+    float *normed;         /* [S, d] */
+    float *inverse;        /* [S] */
+    float *expected;       /* [S, d]; NULL without gradients */
+    float *tilt;           /* [S, d]; NULL without gradients or entropy */
+    float *dnormed;        /* [S, d] */
+    float *draw;           /* [S, d] */
     float *scratch;
 } cr_head_pass;
 
-int cr_head_pass_prepare(cr_head_pass *head, const cr_pass *pass, const cr_micro_batch *batch,
+typedef struct cr_head_pass_needs {
+    size_t n, picks;
+    bool entropy;
+    bool again; /* backward may run more than once, or with several picks a position */
+} cr_head_pass_needs;
+
+/* Takes the buffers. The first three fields are the caller's. */
+int cr_head_pass_prepare(cr_head_pass *head, const cr_pass *pass, const cr_head_pass_needs *needs,
                          cr_arena *arena);
 
-/* logprobs from the pass's last output. */
-void cr_head_pass_forward(cr_head_pass *head, const cr_pass *pass, const cr_micro_batch *batch);
+/* Outputs from the pass's last output. */
+void cr_head_pass_forward(cr_head_pass *head, const cr_pass *pass);
 
-/* pass->dx = the gradient of the last output, from `slopes`. */
-void cr_head_pass_backward(cr_head_pass *head, const cr_pass *pass, const cr_micro_batch *batch);
+/* pass->dx = the gradient of the last output, from the slopes. */
+void cr_head_pass_backward(cr_head_pass *head, const cr_pass *pass);
 
 #endif

@@ -18,10 +18,10 @@ int cr_score_check(const size_t *lengths, size_t count, const cr_prompt *continu
         const cr_prompt *c = &continuations[i];
         for (size_t t = 0; t < c->count; t++)
             if (c->tokens[t] < 0 || (size_t)c->tokens[t] >= config->vocabulary)
-                return cr_fail(
-                    CR_EARG, "prompt %zu, continuation %zu: token %zu is %d, expected 0 to %zu",
-                    i / choices + 1, i % choices + 1, t + 1, (int)c->tokens[t],
-                    config->vocabulary - 1);
+                return cr_fail(CR_EARG,
+                               "prompt %zu, continuation %zu: token %zu is %d, expected 0 to %zu",
+                               i / choices + 1, i % choices + 1, t + 1, (int)c->tokens[t],
+                               config->vocabulary - 1);
         if (lengths[i / choices] + c->count > config->context)
             return cr_fail(
                 CR_ECONTEXT,
@@ -40,9 +40,9 @@ typedef struct scoring {
     const cr_prompt *continuations;
     size_t count, choices;
     bool base;
-    size_t positions; /* tokens that are scored */
-    int32_t *inputs, *targets;                   /* [positions] */
-    cr_cached_row *rows;                         /* [count · choices] */
+    size_t positions;                             /* tokens that are scored */
+    int32_t *inputs, *targets;                    /* [positions] */
+    cr_cached_row *rows;                          /* [count · choices] */
     float *logprobs, *normed, *inverse, *scratch; /* [positions], [positions, d], ... */
 } scoring;
 
@@ -50,7 +50,7 @@ static int allocate(scoring *s)
 {
     cr_session *session = s->session;
     const size_t d = session->model->config.width;
-    size_t scratch = cr_head_scratch(&session->compute, &session->model->head, s->positions);
+    size_t scratch = cr_head_scratch(&session->compute, &session->model->head, s->positions, false);
     s->inputs = cr_calloc(s->positions, sizeof *s->inputs);
     s->targets = cr_calloc(s->positions, sizeof *s->targets);
     s->rows = cr_calloc(s->count * s->choices, sizeof *s->rows);
@@ -87,8 +87,7 @@ static size_t make_rows(scoring *s)
         s->inputs[at] = text->last;
         memcpy(s->inputs + at + 1, c->tokens, (c->count - 1) * sizeof(int32_t));
         memcpy(s->targets + at, c->tokens, c->count * sizeof(int32_t));
-        s->rows[rows++] =
-            (cr_cached_row){s->inputs + at, c->count, text->slot, text->past, false};
+        s->rows[rows++] = (cr_cached_row){s->inputs + at, c->count, text->slot, text->past, false};
         at += c->count;
     }
     return rows;
@@ -110,8 +109,9 @@ static int run(scoring *s)
     CR_TRY(cr_cached_forward(&pass, &session->arena, &hidden));
     cr_rmsnorm_forward(&session->compute, s->normed, s->inverse, hidden, model->final_norm,
                        s->positions, model->config.width, model->config.norm_epsilon);
-    cr_head_forward(&session->compute, s->logprobs, NULL, s->normed, s->targets, &model->head,
-                    s->positions, s->scratch);
+    const cr_head_picks picks = {NULL, s->targets};
+    cr_head_forward(&session->compute, &(cr_head_outputs){.logprobs = s->logprobs}, s->normed,
+                    &picks, &model->head, s->positions, s->scratch);
     return CR_OK;
 }
 

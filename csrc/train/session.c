@@ -8,6 +8,7 @@
 #include "lora/lora_file.h"
 #include "train/adamw.h"
 #include "train/loss.h"
+#include "train/prediction.h"
 #include "train/watch.h"
 
 #define DEFAULT_MICRO_BATCH 1024
@@ -60,6 +61,7 @@ static int fill(cr_session *session)
 
 static void destroy(cr_session *session)
 {
+    cr_predicting_free(session->predicting);
     cr_watch_free(session->watch);
     cr_arena_free(&session->arena);
     cr_free(session->partial);
@@ -105,12 +107,29 @@ void cr_session_cancel(cr_session *session)
 
 void cr_session_enter(cr_session *session)
 {
+    cr_session_end_prediction(session);
     session->cancelled = 0;
 }
 
 const cr_branch *cr_session_branches(const cr_session *session, bool base)
 {
     return base ? NULL : session->lora.branches;
+}
+
+cr_pass cr_session_pass(cr_session *session, bool train, bool base)
+{
+    return (cr_pass){.compute = &session->compute,
+                     .model = session->model,
+                     .branches = cr_session_branches(session, base),
+                     .rank = session->lora.rank,
+                     .train = train,
+                     .recompute = session->config.recompute,
+                     .cancelled = &session->cancelled};
+}
+
+uint64_t cr_session_dropout_key(const cr_session *session)
+{
+    return cr_hash_combine(cr_hash_combine(session->config.seed, 0xD0), session->step);
 }
 
 /* ---- one micro-batch ------------------------------------------------------------------------------ */
@@ -124,24 +143,22 @@ typedef struct micro_pass {
 static int lay_out(micro_pass *micro, const cr_session *session, cr_arena *arena,
                    uint64_t first_index)
 {
-    uint64_t key = cr_hash_combine(cr_hash_combine(session->config.seed, 0xD0), session->step);
-    CR_TRY(cr_micro_batch_prepare(&micro->batch, arena, key, first_index));
+    CR_TRY(
+        cr_micro_batch_prepare(&micro->batch, arena, cr_session_dropout_key(session), first_index));
     micro->pass.batch = micro->batch.rows;
     micro->pass.batch.dropout = (float)session->config.dropout;
-    CR_TRY(cr_head_pass_prepare(&micro->head, &micro->pass, &micro->batch, arena));
+    const cr_head_pass_needs needs = {micro->batch.selected, micro->batch.selected, false, false};
+    micro->head = (cr_head_pass){.n = micro->batch.selected,
+                                 .places = micro->batch.places,
+                                 .picks = {NULL, micro->batch.targets}};
+    CR_TRY(cr_head_pass_prepare(&micro->head, &micro->pass, &needs, arena));
     return cr_pass_prepare(&micro->pass, arena);
 }
 
 static micro_pass micro_of(cr_session *session, const cr_datum *datums, size_t count, bool train,
                            bool base)
 {
-    micro_pass micro = {.pass = {.compute = &session->compute,
-                                 .model = session->model,
-                                 .branches = cr_session_branches(session, base),
-                                 .rank = session->lora.rank,
-                                 .train = train,
-                                 .recompute = session->config.recompute,
-                                 .cancelled = &session->cancelled}};
+    micro_pass micro = {.pass = cr_session_pass(session, train, base)};
     cr_micro_batch_measure(&micro.batch, datums, count);
     return micro;
 }
@@ -160,7 +177,7 @@ static int run_forward(micro_pass *micro, cr_session *session, uint64_t first_in
 {
     CR_TRY(prepare_micro(micro, session, first_index));
     CR_TRY(cr_pass_forward(&micro->pass));
-    cr_head_pass_forward(&micro->head, &micro->pass, &micro->batch);
+    cr_head_pass_forward(&micro->head, &micro->pass);
     return CR_OK;
 }
 
@@ -211,10 +228,10 @@ static int run_micro(micro_pass *micro, cr_session *session, double scale, doubl
 {
     CR_TRY(run_forward(micro, session, first_index));
     *sum += fill_slopes(micro, scale);
-    cr_head_pass_backward(&micro->head, &micro->pass, &micro->batch);
+    cr_head_pass_backward(&micro->head, &micro->pass);
     CR_TRY(cr_pass_backward(&micro->pass));
     cr_lora_zero_frozen(&session->lora);
-    return cr_watch_piece(session, micro->batch.datums, micro->batch.count);
+    return cr_watch_piece(session, cr_watch_rows(micro->batch.datums, micro->batch.count));
 }
 
 static int resolve_scale(double *scale, const cr_loss *loss, uint64_t supervised)
@@ -281,6 +298,7 @@ static int check_adam(const cr_adam_params *p)
 int cr_session_optim_step(cr_session *session, const cr_adam_params *params, cr_optim_result *out)
 {
     CR_TRY(check_adam(params));
+    cr_session_end_prediction(session);
     cr_lora_zero_frozen(&session->lora);
     double norm = cr_gradient_norm(&session->compute, &session->lora, session->partial);
     *out = (cr_optim_result){.grad_norm = norm, .step = session->step};
@@ -345,6 +363,7 @@ int cr_session_save_lora(const cr_session *session, const char *path)
 
 int cr_session_load_lora(cr_session *session, const char *path)
 {
+    cr_session_end_prediction(session);
     return cr_lora_load(&session->lora, session->model, path);
 }
 

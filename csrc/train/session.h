@@ -5,25 +5,31 @@
 #include "base/arena.h"
 #include "lora/lora.h"
 #include "model/cached.h"
+#include "model/forward.h"
 
 struct cr_session {
     cr_model *model;          /* held */
     cr_session_config config; /* resolved: no zeros that stand for defaults */
     cr_compute compute;
     cr_lora lora;
-    cr_arena arena;           /* work space of the running call */
-    double *partial;          /* [cr_adamw_chunks] */
-    uint64_t step;            /* updates made */
-    uint64_t window_datums;   /* datums since the last update: part of dropout's key */
-    struct cr_watch *watch;   /* train/watch.h; NULL until something is asked for */
+    cr_arena arena;                   /* work space of the running call */
+    double *partial;                  /* [cr_adamw_chunks] */
+    uint64_t step;                    /* updates made */
+    uint64_t window_datums;           /* datums since the last update: part of dropout's key */
+    struct cr_watch *watch;           /* train/watch.h; NULL until something is asked for */
+    struct cr_predicting *predicting; /* train/prediction.h; NULL before the first prediction */
     volatile int cancelled;
-    int holders;              /* opens and generations; one thread uses a session */
+    int holders; /* opens and generations; one thread uses a session */
 };
 
-/* Clears a cancellation that came before the call. */
+/* Clears a cancellation that came before the call, and ends a prediction: the work space changes hands. */
 void cr_session_enter(cr_session *session);
 
 /* The branches, or NULL for the bare base. */
 const cr_branch *cr_session_branches(const cr_session *session, bool base);
+
+/* A pass of this session, without its batch; and the key of its dropout in this step. */
+cr_pass cr_session_pass(cr_session *session, bool train, bool base);
+uint64_t cr_session_dropout_key(const cr_session *session);
 
 #endif

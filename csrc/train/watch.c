@@ -190,7 +190,7 @@ static int make_room(cr_watch *watch)
     return CR_OK;
 }
 
-static cr_piece count_rows(const cr_datum *datums, size_t count)
+cr_piece cr_watch_rows(const cr_datum *datums, size_t count)
 {
     cr_piece piece = {0, 0, 0};
     for (size_t i = 0; i < count; i++) {
@@ -203,13 +203,12 @@ static cr_piece count_rows(const cr_datum *datums, size_t count)
     return piece;
 }
 
-int cr_watch_piece(cr_session *session, const cr_datum *datums, size_t count)
+int cr_watch_piece(cr_session *session, cr_piece piece)
 {
     if (!watching(session, CR_WATCH_PIECES))
         return CR_OK;
     cr_watch *watch = session->watch;
     CR_TRY(make_room(watch));
-    cr_piece piece = count_rows(datums, count);
     cr_parallel_for(session->compute.pool, session->lora.count, piece_task, session);
     piece.norm = sqrt(sum_of(watch->sums, session->lora.count, 1));
     watch->pieces[watch->piece_count++] = piece;

@@ -34,8 +34,11 @@ void cr_watch_free(cr_watch *watch);
 /* The session's, made when it has none; NULL without memory. */
 cr_watch *cr_watch_of(cr_session *session);
 
+/* What a micro-batch of these datums counts for; without the norm. */
+cr_piece cr_watch_rows(const cr_datum *datums, size_t count);
+
 /* Around the work of a step. */
-int cr_watch_piece(cr_session *session, const cr_datum *datums, size_t count);
+int cr_watch_piece(cr_session *session, cr_piece piece);
 void cr_watch_before_update(cr_session *session);
 void cr_watch_after_update(cr_session *session);
 void cr_watch_zeroed(cr_session *session);

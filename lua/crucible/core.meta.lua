@@ -150,6 +150,48 @@ function Session:forward(batch, options) end
 ---@return crucible.core.LossResult? result, string? message, string? code
 function Session:forward_backward(batch, options) end
 
+---@class crucible.core.Question  what is asked of a datum; positions count from 1
+---@field positions integer[]?  where candidates are asked for
+---@field counts integer[]?     how many at each
+---@field ids integer[]?        the candidates, one position after another
+---@field spans integer[]?      first and last position of each span
+
+---@class crucible.core.PredictRequest
+---@field outputs string[]        logprobs, entropy, candidates, hidden, base_logprobs, base_candidates
+---@field every_position boolean? log-probabilities and entropy where the weight is 0 as well
+---@field train boolean?          keep for backward, with dropout
+---@field questions crucible.core.Question[]?  one a datum
+
+---@class crucible.core.Prediction
+---@field answers table<string, integer>[]  for each datum length (T), spans, and where each output begins in the values
+---@field width integer       of hidden states
+---@field finite boolean      all values are
+---@field supervised integer
+---@field tokens integer
+
+--- A forward pass of all datums at once that waits for slopes. It ends with the next call that runs the model,
+--- an update or end_prediction.
+---@param batch crucible.core.Datum[]
+---@param request crucible.core.PredictRequest
+---@return crucible.core.Prediction? prediction, string? message, string? code
+function Session:predict(batch, request) end
+
+--- The prediction's values, or its slopes (which begin at 0), [n] f64, where they lie: gone when it ends.
+---@param which "values"|"slopes"
+---@return crucible.core.Array? array, string? message, string? code
+function Session:prediction_tensor(which) end
+
+--- Adds the gradients that belong to the prediction's slopes.
+---@return true? ok, string? message, string? code
+function Session:backward() end
+
+--- Ends the prediction, if there is one.
+function Session:end_prediction() end
+
+--- Counts datums as run that were not, for dropout's masks.
+---@param datums integer
+function Session:pass_over(datums) end
+
 ---@class crucible.core.AdamParams
 ---@field lr number              >= 0
 ---@field beta1 number?          0.9

@@ -118,7 +118,7 @@ for _, engine in ipairs(engines) do
       assert.not_equal(logprobs[1][1], logprobs[1][1]) -- NaN: weight 0
       assert.is_true(logprobs[1][10] < 0)
       expect.raises('outputs must be a list, each member one of "logprobs"', session.forward, session, batch,
-        { outputs = { "hidden" } })
+        { outputs = { "logits" } })
     end)
 
     it("shows gradients until the optimiser takes them, and says so afterwards", function()

@@ -1,7 +1,8 @@
--- The registry of losses. A loss is a table: `name`, `type`, and `count(datum)`, the number of
--- units it is a mean over, known from the data alone. "builtin" losses are computed by the
--- engine under that name.
+-- The registry of losses. A loss is a table that lora/predictions.lua describes: `name`, `count(datum)`,
+-- the number of units it is a mean over, `outputs` and `compute`; or `terms`. Those of type "builtin" are
+-- computed by the engine under that name where they stand alone.
 local errors = require "crucible.errors"
+local predictions = require "crucible.lora.predictions"
 local schema = require "crucible.schema"
 local suggest = require "crucible.suggest"
 
@@ -9,8 +10,15 @@ local loss_functions = {}
 
 ---@class crucible.lora.Loss
 ---@field name string
----@field type "builtin"
----@field count fun(datum: crucible.core.Datum): integer
+---@field type "builtin"?
+---@field count fun(datum: crucible.core.Datum): number
+---@field outputs string[]
+---@field compute fun(predictions: crucible.lora.Predictions, targets: crucible.lora.Target[]): table
+---@field request (fun(datum: crucible.core.Datum): crucible.lora.Request)?
+---@field positions "supervised"|"all"|nil
+---@field scope "datum"|"batch"|nil
+---@field metric_only boolean?
+---@field terms { loss: crucible.lora.Loss, weight: number|fun(step: integer): number|nil, name: string? }[]?
 
 --- Number of targets of weight other than 0.
 ---@param datum crucible.core.Datum
@@ -24,8 +32,18 @@ local function supervised_targets(datum)
   return count
 end
 
+-- Σ weight · −log p(target).
+local function cross_entropy(seen, targets)
+  local loss = 0
+  for i, target in ipairs(targets) do loss = loss - (seen.logprobs[i] * target.weights):sum() end
+  return { loss = loss }
+end
+
 local registry = {
-  cross_entropy = { name = "cross_entropy", type = "builtin", count = supervised_targets },
+  cross_entropy = {
+    name = "cross_entropy", type = "builtin", count = supervised_targets, outputs = { "logprobs" },
+    compute = cross_entropy,
+  },
 }
 
 local loss_options = schema.new("lora.loss_functions.register", {
@@ -42,6 +60,10 @@ function loss_functions.register(name, loss)
     errors.raise("lora.loss_functions.register: a loss needs a name, got %s", schema.show(name))
   end
   if registry[name] then errors.raise('lora.loss_functions.register: "%s" is registered already', name) end
+  if type(loss) == "table" and (loss.compute or loss.terms) then
+    registry[name] = predictions.check(loss)
+    return
+  end
   registry[name] = loss_options:resolve(loss)
 end
 
@@ -68,19 +90,18 @@ end
 ---@param loss crucible.lora.Loss
 ---@param batch crucible.core.Datum[]
 ---@return table<string, integer>
-function loss_functions.counts(loss, batch)
-  local units = 0
-  for _, datum in ipairs(batch) do units = units + loss.count(datum) end
-  return { [loss.name] = units }
-end
+function loss_functions.counts(loss, batch) return predictions.counts(loss, batch) end
 
 --- A loss given as a name or as what `get` returns. Raises on anything else, listing the names.
 ---@param loss_fn string|crucible.lora.Loss
 ---@return crucible.lora.Loss
 function loss_functions.resolve(loss_fn)
-  if type(loss_fn) == "table" and loss_fn.type == "builtin" and loss_fn.count then return loss_fn end
+  if type(loss_fn) == "table" and (loss_fn.type == "builtin" or loss_fn.compute or loss_fn.terms) then
+    return predictions.check(loss_fn)
+  end
   if type(loss_fn) ~= "string" then
-    errors.raise("a loss is a name or a table from lora.loss_functions.get, got %s", schema.show(loss_fn))
+    errors.raise("a loss is a name, a table from lora.loss_functions.get or one with compute, got %s",
+      schema.show(loss_fn))
   end
   local loss = loss_functions.get(loss_fn)
   if loss then return loss end

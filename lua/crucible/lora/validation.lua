@@ -56,7 +56,7 @@ function validation.loss(session, list)
   local total = { sum = 0, count = 0 }
   for first = 1, #list, ROWS_AT_ONCE do
     local batch = table.move(list, first, math.min(first + ROWS_AT_ONCE - 1, #list), 1, {})
-    local found, message, code = session:forward(batch, { outputs = { "logprobs" } })
+    local found, message, code = session:forward(batch)
     if not found then return nil, message, code end
     add_losses(total, batch, found.logprobs)
   end

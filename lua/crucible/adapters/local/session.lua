@@ -7,9 +7,11 @@ local fs = require "crucible.fs"
 local generation = require "crucible.adapters.local.generation"
 local gradients = require "crucible.adapters.local.gradients"
 local config = require "crucible.lora.config"
+local losses = require "crucible.adapters.local.losses"
 local loss_functions = require "crucible.lora.loss_functions"
 local paths = require "crucible.paths"
 local peft = require "crucible.lora.peft"
+local predictions = require "crucible.lora.predictions"
 local schema = require "crucible.schema"
 
 ---@class crucible.Session
@@ -58,27 +60,34 @@ function session.new(model, given)
     experiment_id = id, config = given.config, adapter_name = given.adapter_name, engine = "local", core = core,
     training_client = core, sampling_client = core, started_at = experiment.now(), seed = given.seed, model = model,
     tokenizer = model.tokenizer, context = model.info.context, run_dir = paths.join(given.runs, id), runs = given.runs,
-    gradient_age = 0, closed = false, cancel_wanted = false,
+    gradient_age = 0, closed = false, cancel_wanted = false, terms_seen = {},
+    micro_batch_tokens = given.config.micro_batch_tokens,
   }, Session)
 end
 
 -- ---- training ------------------------------------------------------------------------------
 
-local outputs = { "logprobs" }
-
 local forward_options = schema.new("session:forward", {
-  { name = "outputs", default = outputs, check = schema.list(schema.one_of(outputs)), doc = "what to return" },
-  { name = "base", default = false, check = schema.boolean, doc = "leave the lora out" },
+  { name = "outputs", check = schema.list(schema.one_of(predictions.outputs), { nonempty = true }),
+    doc = "what to return, as tensors; default: log-probabilities of the targets, as lists" },
+  { name = "request", check = schema.callable,
+    doc = "(datum) → { candidates, spans } for the outputs candidates and hidden" },
+  { name = "positions", check = schema.one_of { "supervised", "all" },
+    doc = 'with outputs: "all" = log-probabilities and entropy where the weight is 0 as well' },
+  { name = "base", default = false, check = schema.boolean, doc = "without outputs: leave the lora out" },
 })
 
---- Log-probabilities of the targets: no gradient, dropout off. A list for each datum, NaN where
---- the weight is 0.
+--- What the model predicts: no gradient, dropout off. Without `outputs`, log-probabilities of the
+--- targets: a list for each datum, NaN where the weight is 0. With `outputs`, what a loss that names these
+--- would see (lora/predictions.lua), as constants that stay: result.hidden[i] and so on.
 ---@param batch crucible.core.Datum[]
----@param options { outputs: string[]?, base: boolean? }?
----@return { logprobs: number[][] }? result, string? message, string? code
+---@param options { outputs: string[]?, request: function?, positions: string?, base: boolean? }?
+---@return table? result, string? message, string? code
 function Session:forward(batch, options)
   local given = forward_options:resolve(options)
-  local logprobs, message, code = handle(self):forward(batch, { base = given.base })
+  local core = handle(self)
+  if given.outputs then return losses.forward(self, batch, given) end
+  local logprobs, message, code = core:forward(batch, { base = given.base })
   if not logprobs then return nil, message, code end
   return { logprobs = logprobs }
 end
@@ -90,10 +99,13 @@ local backward_options = schema.new("session:forward_backward", {
 })
 
 ---@class crucible.lora.LossResult
----@field loss number        the sum divided by the count
----@field sum number         Σ weight · −log p
----@field components table<string, number>  by loss
----@field counts table<string, integer>     units of this batch, by loss
+---@field loss number        Σ over terms of weight · sum / count
+---@field sum number?        of the only term, over the units of this batch: for cross_entropy Σ weight · −log p
+---@field components table<string, number>  by term, unweighted: sum / count; and "term.field" for what it reports
+---@field weighted table<string, number>    by term: weight · component
+---@field sums table<string, number>        by term
+---@field tallies table<string, { sum: number, count: number }>  fields of "term.field" with counts of their own
+---@field counts table<string, number>      units of this batch, by term
 ---@field supervised integer  targets of weight other than 0
 ---@field tokens integer      input positions
 ---@field logprobs number[][]?
@@ -103,16 +115,6 @@ local backward_options = schema.new("session:forward_backward", {
 ---@field update_norm number
 ---@field skipped boolean     a gradient was not finite
 ---@field step integer        updates made so far
-
--- What the sum is divided by: the loss' count over the optimiser step.
-local function divisor(loss, counts)
-  local count = counts[loss.name]
-  if type(count) ~= "number" or count ~= count or count < 0 then
-    errors.raise("session:forward_backward: counts.%s must be a number of at least 0, got %s", loss.name,
-      schema.show(count))
-  end
-  return math.max(1, count)
-end
 
 --- A loss and its gradients, which add up until optim_step. The loss is the sum over this batch
 --- divided by `counts[name]`: the mean over a whole optimiser step when all its batches are given
@@ -124,11 +126,9 @@ end
 function Session:forward_backward(batch, loss_fn, options)
   local given = backward_options:resolve(options)
   local loss = loss_functions.resolve(loss_fn or "cross_entropy")
-  if loss.name ~= "cross_entropy" then
-    errors.raise("the local engine has no loss %s; it has: cross_entropy", loss.name)
-  end
+  if loss.type ~= "builtin" then return self:custom_backward(batch, loss, given) end
   local counts = loss_functions.counts(loss, batch)
-  local scale = 1 / divisor(loss, given.counts or counts)
+  local scale = 1 / losses.divisor(loss.name, given.counts or counts)
   local found, message, code = handle(self):forward_backward(batch, { scale = scale, logprobs = given.logprobs })
   gradients.changed(self)
   if not found then
@@ -137,9 +137,21 @@ function Session:forward_backward(batch, loss_fn, options)
   end
   return {
     loss = found.loss, sum = found.sum, components = { [loss.name] = found.loss },
-    counts = counts, supervised = found.supervised, tokens = found.tokens,
-    logprobs = found.logprobs,
+    weighted = { [loss.name] = found.loss }, sums = { [loss.name] = found.sum }, tallies = {},
+    counts = counts, supervised = found.supervised, tokens = found.tokens, logprobs = found.logprobs,
   }
+end
+
+function Session:custom_backward(batch, loss, given)
+  handle(self)
+  if given.logprobs then
+    errors.raise("session:forward_backward: logprobs come with cross_entropy alone; others return them as a component")
+  end
+  gradients.changed(self)
+  local ok, found, message, code = pcall(losses.forward_backward, self, batch, loss, given.counts)
+  if not ok or not found then gradients.gone(self) end
+  if not ok then error(found, 0) end
+  return found, message, code
 end
 
 --- Clips, updates with AdamW and zeroes the gradients. A gradient that is not finite leaves the
@@ -147,6 +159,8 @@ end
 ---@param adam_params table?  of lora.config.adam_params; default: the session's config
 ---@return crucible.lora.StepResult? result, string? message, string? code
 function Session:optim_step(adam_params)
+  handle(self)
+  losses.end_step(self)
   local found, message, code = handle(self):optim_step(adam_params or config.adam_params(self.config))
   if not found then return nil, message, code end
   gradients.gone(self)
@@ -157,6 +171,7 @@ end
 function Session:zero_gradients()
   handle(self):zero_gradients()
   gradients.gone(self)
+  losses.drop_step(self)
 end
 
 --- Views of the gradients added so far, by name; they end with the next optim_step.
