@@ -23,6 +23,7 @@ local options = schema.new("callbacks.console.new", {
 
 local REDRAW_SECONDS = 0.1
 local WIDEST_BAR = 40
+local SPARE_COLUMNS = 3 -- for the "^C" that a terminal echoes: it must not wrap the line
 
 local function environment(name)
   local value = os and os.getenv(name)
@@ -63,12 +64,16 @@ local function time_left(self, event)
   return terminal.duration(a_step * (event.total_steps - event.step)) .. " left"
 end
 
+local function memory_text(bytes)
+  return bytes < 1e9 and ("%.0f MB"):format(bytes / 1e6) or ("%.1f GB"):format(bytes / 1e9)
+end
+
 -- What is told of a step, each with a rank: the highest are left out first where there is no room.
 local function parts_of(self, event, memory)
   local parts = {
     { 1, ("loss %.4f"):format(event.loss) }, { 5, ("lr %.2e"):format(event.lr) },
     { 4, ("norm %.3f"):format(event.grad_norm) }, { 3, ("%.0f tok/s"):format(event.tokens_per_s) },
-    { 6, memory and ("%.1f GB"):format(memory / 1e9) or "" }, { 2, time_left(self, event) },
+    { 6, memory and memory_text(memory) or "" }, { 2, time_left(self, event) },
     { 0, skipped_text(event) or "" },
   }
   local kept = {}
@@ -174,7 +179,7 @@ heard["step.stop"] = function(self, measurements, metadata)
   if self.mode == "bar" then
     local last = event.step == event.total_steps
     if self.drawn and fs.clock() - self.drawn_at < REDRAW_SECONDS and not last then return end
-    return draw(self, bar_line(self, event, measurements.memory, columns_of(self) - 1))
+    return draw(self, bar_line(self, event, measurements.memory, columns_of(self) - SPARE_COLUMNS))
   end
   if event.step % self.every == 0 or event.step == event.total_steps or event.skipped then
     say(self, ("step %d/%d  epoch %d  %s"):format(event.step, event.total_steps, event.epoch,

@@ -11,6 +11,7 @@ local errors = require "crucible.errors"
 local experiment = require "crucible.lora.experiment"
 local fs = require "crucible.fs"
 local gradient_points = require "crucible.lora.gradient_points"
+local history = require "crucible.lora.history"
 local json = require "crucible.json"
 local paths = require "crucible.paths"
 local run_records = require "crucible.lora.run_records"
@@ -68,7 +69,8 @@ function run.new(fields)
   self.channel = telemetry.channel({
     experiment_id = self.session.experiment_id, run_dir = self.folder.path, adapter_name = self.session.adapter_name,
   }, reporters_in(self.callbacks))
-  self.history, self.evaluations, self.epochs_done = {}, json.array {}, json.array {}
+  self.history, self.remember = history.new()
+  self.evaluations, self.epochs_done = json.array {}, json.array {}
   self.started, self.finished = fs.clock(), false
   self.state = {
     step = 0, epoch = 1, index = 0, epoch_sum = 0, epoch_count = 0, window_sum = 0, window_count = 0, skipped = 0,
@@ -131,11 +133,6 @@ end
 local resumed_fields = { "step", "epoch", "index", "epoch_sum", "epoch_count", "skipped", "skipped_in_row", "best",
   "stopping" }
 
--- What is kept of a step, of its event or its line of telemetry, for the run's metrics.
-local function remembered(step)
-  return { step = step.step, epoch = step.epoch, loss = step.loss, skipped = step.skipped }
-end
-
 local function restore_callbacks(list, states)
   for i, callback in ipairs(list) do
     local state = states[tostring(i)]
@@ -155,7 +152,7 @@ function Run:restore(path, loop)
   if difference then return errors.failure("data", "cannot resume from %s: %s", path, difference) end
   local rows, message, code = self.folder:rewind(loop.step)
   if not rows then return nil, message, code end
-  for i, row in ipairs(rows) do self.history[i] = remembered(row) end
+  for _, row in ipairs(rows) do self.remember(row) end
   for _, field in ipairs(resumed_fields) do
     if loop[field] ~= nil then self.state[field] = loop[field] end
   end
@@ -412,7 +409,7 @@ function Run:count(event)
     s.epoch_sum, s.epoch_count = s.epoch_sum + sum, s.epoch_count + event.supervised
     s.window_sum, s.window_count = s.window_sum + sum, s.window_count + event.supervised
   end
-  self.history[#self.history + 1] = remembered(event)
+  self.remember(event)
   if s.index < self.plan:steps_in(s.epoch) then return nil end
   local ended = { epoch = event.epoch, step = event.step, mean_loss = mean_or_nil(s.epoch_sum, s.epoch_count) }
   self.epochs_done[#self.epochs_done + 1] = { epoch = ended.epoch, mean_loss = ended.mean_loss }
