@@ -52,7 +52,7 @@ after_each(temp.clean)
 describe("plain lines", function()
   it("tell of rows, steps, epochs, checkpoints and the end, without escape codes", function()
     local text = collect { mode = "plain", every = 2, sample = true }
-    for _, part in ipairs { "4 rows, 60 tokens an epoch, 40 supervised, longest 16", "row 1: row 1:[ answer 1<eos>]",
+    for _, part in ipairs { "4 rows, 60 tokens an epoch, 40 supervised, longest 16", "row 1:⟪ answer 1<eos>⟫",
       "4 steps, 4 an epoch", "step 2/4  epoch 1  loss ", "epoch 1: mean loss ", "checkpoint ",
       "finished after 4 steps in" } do
       assert.truthy(text:find(part, 1, true), part .. " in\n" .. text)

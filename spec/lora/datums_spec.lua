@@ -111,7 +111,8 @@ describe("the gate", function()
     assert.equal(5 + 3, report.supervised)
     assert.equal(9, report.longest)
     assert.equal(6.5, report.mean_length)
-    assert.same({ prompt = "ask:", answer = " yes<eos>" }, report.sample)
+    assert.same({ row = 1, prompt = "ask:", answer = " yes<eos>",
+      pieces = { { text = "ask:", weight = 0 }, { text = " yes<eos>", weight = 1 } } }, report.sample)
   end)
 
   for _, case in ipairs {

@@ -21,7 +21,7 @@ describe("the example", function()
   for _, case in ipairs {
     { "flat_loop.lua", tiny .. " 1", { "step 1  loss ", "Verdict:" } },
     { "train_scifact.lua", "--model " .. tiny .. " --steps 2 --limit-dev 4 --threads 1",
-      { "505 rows", "Verdict:[ CONTRADICT<|im_end|>]", "dev of scifact, 4 rows: accuracy ", "quality targets met",
+      { "505 rows", "Verdict:⟪ CONTRADICT<|im_end|>⟫", "dev of scifact, 4 rows: accuracy ", "quality targets met",
         "run folder: " } },
     { "demo.lua", "--model " .. tiny .. " --steps 2 --limit-dev 4 --threads 1",
       { "Before", "After", "Loss by step", "SciFact dev", "accuracy  macro-F1", "base model, by likelihood",

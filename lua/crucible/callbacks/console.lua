@@ -7,6 +7,7 @@
 -- needed first. With NO_COLOR set (https://no-color.org) or TERM=dumb nothing but plain lines is written.
 local errors = require "crucible.errors"
 local fs = require "crucible.fs"
+local gate_view = require "crucible.lora.gate_view"
 local schema = require "crucible.schema"
 local terminal = require "crucible.terminal"
 
@@ -17,7 +18,8 @@ local options = schema.new("callbacks.console.new", {
   { name = "mode", default = "auto", check = schema.one_of { "auto", "bar", "plain", "quiet" },
     doc = "auto: a bar if the stream is a terminal, plain lines if not; quiet: begin, end and what fails" },
   { name = "every", default = 10, check = schema.integer { min = 1 }, doc = "steps between plain lines" },
-  { name = "sample", default = false, check = schema.boolean, doc = "show row 1 with what is learnt of it" },
+  { name = "sample", check = schema.boolean,
+    doc = "show row 1 with what is learnt of it; default: on a terminal" },
   { name = "columns", check = schema.integer { min = 1 }, doc = "width of the bar's line; default: the terminal's" },
 })
 
@@ -38,6 +40,11 @@ local function choose_mode(given)
   return "bar"
 end
 
+local function show_sample(given)
+  if given.sample ~= nil then return given.sample end
+  return choose_mode(given) == "bar"
+end
+
 local function speaks_utf8()
   local locale = environment "LC_ALL" or environment "LC_CTYPE" or environment "LANG" or ""
   return locale:lower():find "utf%-?8" ~= nil
@@ -45,12 +52,9 @@ end
 
 -- ---- text ----------------------------------------------------------------------------------
 
-local function gate_lines(gate)
-  local text = ("%d rows, %d tokens an epoch, %d supervised, longest %d"):format(gate.trained_rows, gate.tokens,
+local function gate_line(gate)
+  return ("%d rows, %d tokens an epoch, %d supervised, longest %d"):format(gate.trained_rows, gate.tokens,
     gate.supervised, gate.longest)
-  if gate.truncated > 0 then text = ("%s; %d prompts cut"):format(text, gate.truncated) end
-  if gate.dropped > 0 then text = ("%s; %d rows dropped as too long"):format(text, gate.dropped) end
-  return text
 end
 
 local function skipped_text(event)
@@ -167,8 +171,11 @@ local heard = {}
 heard["training.start"] = function(self, measurements, metadata)
   self.started, self.first_step, self.epochs = fs.clock(), measurements.step, measurements.epochs
   local gate = metadata.gate
-  if gate and self.mode ~= "quiet" then say(self, gate_lines(gate)) end
-  if gate and self.sample then say(self, ("row 1: %s[%s]"):format(gate.sample.prompt, gate.sample.answer)) end
+  if gate and self.mode ~= "quiet" then
+    say(self, gate_line(gate))
+    for _, warning in ipairs(gate.warnings) do say(self, "warning: " .. warning) end
+  end
+  if gate and self.sample then say(self, (gate_view.sample(gate, self.mode == "bar"):gsub("\n$", ""))) end
   say(self, ("%d steps, %d an epoch%s; run folder %s"):format(measurements.total_steps, measurements.steps_per_epoch,
     measurements.step > 0 and (", going on after step %d"):format(measurements.step) or "", metadata.run.run_dir))
 end
@@ -233,7 +240,7 @@ function console.new(given)
   local stream = resolved.stream or io.stderr
   if not stream.write then errors.raise("callbacks.console.new: stream must be a file") end
   local self = {
-    mode = choose_mode(resolved), stream = stream, every = resolved.every, sample = resolved.sample,
+    mode = choose_mode(resolved), stream = stream, every = resolved.every, sample = show_sample(resolved),
     columns = resolved.columns, drawn_at = 0, started = fs.clock(), first_step = 0, utf8 = speaks_utf8(),
     terminal = stream == io.stderr and "stderr" or stream == io.stdout and "stdout" or nil,
   }

@@ -119,8 +119,10 @@ local function assemble(tokenizer, row, pieces, seam, next_ids, given)
   -- The weight of a token is that of the target one place earlier; the first token is nobody's target.
   table.move(weights, 2, #weights, 1)
   weights[#weights] = nil
-  return { tokens = tokens, weights = weights, metadata = row.metadata, prompt_length = prompt, seam = seam }, nil,
-    over > 0
+  return {
+    tokens = tokens, weights = weights, metadata = row.metadata, prompt_length = prompt, seam = seam,
+    end_id = pieces[#pieces].id,
+  }, nil, over > 0
 end
 
 local function collect_texts(pieces, texts)

@@ -79,6 +79,19 @@ local function count_steps(self, options)
   self.epochs, self.total_steps = wanted or epochs, math.min(steps, most)
 end
 
+-- The rows that the run is judged by, where they can be read; what is wrong with them is told by the
+-- evaluation itself.
+local function evaluation_rows(dataset, options)
+  local given = options.evaluate
+  if type(given) ~= "table" then return nil end
+  local source = given.dataset or dataset
+  local asked, known = dataset_integration.row_options:pick(given), dataset_integration.find(source)
+  asked.split = asked.split or "test"
+  asked.split = known and known.fallback and known.fallback[asked.split] or asked.split
+  asked.transform, asked.formatter = asked.transform or options.transform, asked.formatter or options.formatter
+  return (dataset_integration.prepare_dataset(source, asked))
+end
+
 local function load_datums(self, session, dataset, options)
   local rows, info, code = dataset_integration.prepare_dataset(dataset, dataset_integration.row_options:pick(options))
   if not rows then return nil, info, code end
@@ -92,7 +105,9 @@ local function load_datums(self, session, dataset, options)
   if not list then return nil, counts, code end
   self.datums, self.dataset, self.units = list, info, units_of(list)
   if options.gate or #list == 0 then
-    self.gate, counts, code = gate.check(list, counts, session.tokenizer)
+    self.gate, counts, code = gate.check(list, counts, session.tokenizer, {
+      rows = rows, evaluation = evaluation_rows(dataset, options), batch_size = self.batch_size,
+    })
     if not self.gate then return nil, counts, code end
   end
   return true
