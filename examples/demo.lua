@@ -55,25 +55,31 @@ local function progress(what)
   end
 end
 
--- Both kinds of verdict from one run of the prompts: two rows of the table.
+-- Both kinds of verdict from one run of the prompts.
 local function evaluate(session, given, base)
   local what = base and "base model" or "tuned model"
   local clock, started = crucible.core.fs.clock, crucible.core.fs.clock()
   local result = must(lora.evaluation.evaluate(session, "scifact", {
     mode = "both", base = base, limit = given.limit_dev, progress = progress(what), metrics = { "accuracy", "f1" },
   }))
-  local likelihood = result.likelihood
   print(("%s: %d of %d verdicts right as written, %d by likelihood (%s)"):format(what, result.correct, result.samples,
-    likelihood.correct, terminal.duration(clock() - started)))
-  return { what .. ", as written", result.metrics.accuracy, result.metrics.f1 },
-    { what .. ", by likelihood", likelihood.metrics.accuracy, likelihood.metrics.f1 }
+    result.likelihood.correct, terminal.duration(clock() - started)))
+  return result
 end
 
-local function majority_row(given)
-  local rows, info = lora.dataset_integration.prepare_dataset("scifact", { split = "dev", limit = given.limit_dev })
-  must(rows, info)
-  local majority = lora.evaluation.majority_class(rows, info.labels)
-  return { ("always %s"):format(majority.label), majority.accuracy, majority.f1 }
+-- Base beside tuned beside the majority class, with intervals of 95%, and what is left of the gain once
+-- chance is asked.
+local function show_table(before, after, given)
+  local majority = must(lora.evaluation.majority("scifact", { limit = given.limit_dev, metrics = { "accuracy", "f1" } }))
+  io.write(lora.evaluation.table {
+    { name = "always " .. majority.label, result = majority },
+    { name = "base model, as written", result = before },
+    { name = "tuned model, as written", result = after },
+    { name = "base model, by likelihood", result = before.likelihood },
+    { name = "tuned model, by likelihood", result = after.likelihood },
+  })
+  print "\ntuned (b) against base (a) by likelihood, paired by row"
+  io.write(lora.evaluation.difference_table(lora.evaluation.compare(before.likelihood, after.likelihood)))
 end
 
 local function train(session, given)
@@ -96,21 +102,19 @@ print(session.model)
 print(("%s kernels, %d threads"):format(session.kernels, session.threads))
 
 title "Before"
-local before_written, before_likely = evaluate(session, given, true)
+local before = evaluate(session, given, true)
 
 title "Training"
 local results, losses = train(session, given)
 
 title "After"
-local after_written, after_likely = evaluate(session, given, false)
+local after = evaluate(session, given, false)
 
 title "Loss by step"
 io.write(terminal.chart(losses, { first = "step 1", last = tostring(#losses) }))
 
 title "SciFact dev"
-io.write(terminal.table({ "", "accuracy", "macro-F1" }, {
-  majority_row(given), before_written, after_written, before_likely, after_likely,
-}))
+show_table(before, after, given)
 
 print(("\nrun folder: %s\nbest checkpoint: %s\n%s in all"):format(results.run_dir, results.best_checkpoint,
   terminal.duration(crucible.core.fs.clock() - started)))

@@ -12,11 +12,12 @@ local schema = require "crucible.schema"
 ---@field gradient_hooks crucible.lora.gradient_hooks          looks at gradients within a step, and actions
 ---@field training_loop crucible.lora.training_loop              run(session, dataset, options)
 ---@field evaluation crucible.lora.evaluation                    evaluate(session, dataset, options)
+---@field judge crucible.lora.judge                              a lora that judges entailment
 local lora = {}
 
 local rooms = {
   "config", "adapter", "dataset_integration", "datums", "loss_functions", "gradient_hooks", "training_loop",
-  "evaluation",
+  "evaluation", "judge",
 }
 for _, room in ipairs(rooms) do rooms[room] = "crucible.lora." .. room end
 

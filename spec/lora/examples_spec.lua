@@ -24,13 +24,16 @@ describe("the example", function()
       { "505 rows", "Verdict:⟪ CONTRADICT<|im_end|>⟫", "dev of scifact, 4 rows: accuracy ", "quality targets met",
         "run folder: " } },
     { "demo.lua", "--model " .. tiny .. " --steps 2 --limit-dev 4 --threads 1",
-      { "Before", "After", "Loss by step", "SciFact dev", "accuracy  macro-F1", "base model, by likelihood",
-        "best checkpoint: " } },
+      { "Before", "After", "Loss by step", "SciFact dev", "accuracy", "base model, by likelihood",
+        "paired by row", "best checkpoint: " } },
     { "gradient_research.lua", "--model " .. tiny .. " --steps 4 --freeze 1 --threads 1",
       { "Gradients by layer, step 4", "By projection", "Magnitudes", "gradient noise scale",
         "step 2: freeze layers.2 by", "effective rank of the branches: ", "picture: " } },
     { "gradient_surgery.lua", "--model " .. tiny .. " --steps 2 --threads 1",
       { "plain sum", "PCGrad", "steps in conflict", "at the last step" } },
+    { "train_judge.lua", "--model " .. tiny .. " --steps 2 --limit 6 --threads 1",
+      { "12 rows to train, 12 held out", "held-out rows", "always SUPPORT", "untrained", "judge  ",
+        "claim and other evidence", "of 6 right", "judge: " } },
     { "learning_curve.lua", "--model " .. tiny .. " --seeds 2 --epochs 1 --limit 16 --limit-dev 4 --threads 1",
       { "seed  epoch 1", "mean" } },
   } do
@@ -41,6 +44,19 @@ describe("the example", function()
       expect_parts(text, case[3])
     end)
   end
+
+  it("gsm8k.lua runs", function()
+    local folder, lines = temp.folder(), {}
+    for i = 1, 8 do
+      lines[i] = ('{"question":"What is %d and 1?","answer":"It is %d.\\n#### %d"}'):format(i, i + 1, i + 1)
+    end
+    temp.file(folder, "train.jsonl", table.concat(lines, "\n"))
+    temp.file(folder, "test.jsonl", table.concat(lines, "\n", 1, 3))
+    local text, ended_well = run(("lua5.4 examples/gsm8k.lua --model %s --steps 2 --max-tokens 8 --data %s --runs %s")
+      :format(tiny, folder, folder))
+    assert.is_true(ended_well, text)
+    expect_parts(text, { "base: 3 problems", "gsm8k_strict", "paired by problem", "problem 1, tuned: " })
+  end)
 
   for _, case in ipairs {
     { "demo.lua", "--stps 3", 'unknown option --stps; did you mean "--steps"?' },
