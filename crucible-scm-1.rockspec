@@ -26,6 +26,7 @@ external_dependencies = {
   PCRE2 = { header = "pcre2.h", library = "pcre2-8" },
   CURL = { header = "curl/curl.h", library = "curl" },
   ARCHIVE = { header = "archive.h", library = "archive" },
+  UTF8PROC = { header = "utf8proc.h", library = "utf8proc" },
 }
 
 build = {

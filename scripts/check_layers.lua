@@ -54,6 +54,7 @@ local CORE_USERS = {
   ["lua/crucible/adapters/local.lua"] = true,
   ["lua/crucible/download.lua"] = true,
   ["lua/crucible/domain/topology.lua"] = true,
+  ["lua/crucible/encoder.lua"] = true,
   ["lua/crucible/init.lua"] = true,
   ["lua/crucible/model.lua"] = true,
   ["lua/crucible/models.lua"] = true,

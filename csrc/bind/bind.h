@@ -43,6 +43,7 @@ extern const bind_class bind_model_class;
 extern const bind_class bind_tokenizer_class;
 extern const bind_class bind_session_class;
 extern const bind_class bind_generation_class;
+extern const bind_class bind_encoder_class;
 extern const bind_class bind_box_class;
 extern const bind_class bind_http_class;
 extern const bind_class bind_transfer_class;
@@ -217,6 +218,7 @@ int bind_session_end_prediction(lua_State *L);
 int bind_session_pass_over(lua_State *L);
 int bind_session_generate(lua_State *L); /* generation.c */
 int bind_session_score(lua_State *L);
+int bind_encoder_open(lua_State *L);     /* encoder.c */
 int bind_open_http(lua_State *L);        /* http.c */
 extern const luaL_Reg bind_fs_functions[];      /* fs.c */
 extern const luaL_Reg bind_signals_functions[]; /* signals.c */

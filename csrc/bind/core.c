@@ -38,6 +38,8 @@ static const luaL_Reg functions[] = {
     {"statistics", bind_statistics},
     /* http.c */
     {"open_http", bind_open_http},
+    /* encoder.c */
+    {"open_encoder", bind_encoder_open},
     {NULL, NULL},
 };
 
@@ -47,6 +49,7 @@ static const bind_class *const classes[] = {
     &bind_tokenizer_class,  /* tokenizer.c */
     &bind_session_class,    /* session.c, parameter.c, gradient.c */
     &bind_generation_class, /* generation.c */
+    &bind_encoder_class,    /* encoder.c */
     &bind_tensor_class,     /* tensor.c, tensor_ops.c */
     &bind_lock_class,       /* fs.c */
     &bind_http_class,       /* http.c */

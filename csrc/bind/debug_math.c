@@ -483,6 +483,38 @@ static int geglu_backward(lua_State *L)
     return glu_backward(L, CR_GATE_GELU);
 }
 
+/* ---- of encoders -------------------------------------------------------------------------------------- */
+
+/* { x, weight, bias, n, d, epsilon } → y. */
+static int layernorm(lua_State *L)
+{
+    size_t n = get_size(L, "n"), d = get_size(L, "d");
+    const float *x = get_floats(L, "x", n * d), *weight = get_floats(L, "weight", d);
+    const float *bias = get_floats(L, "bias", d);
+    float *y = new_floats(L, n * d);
+    cr_layernorm_forward(get_compute(L, d), y, x, weight, bias, n, d, (float)get_number(L, "epsilon"));
+    bind_push_floats(L, y, n * d);
+    return 1;
+}
+
+/* { kind, x, bias, n, f } → activation(x + bias), and the same by the plain function. */
+static int activate(lua_State *L)
+{
+    size_t n = get_size(L, "n"), f = get_size(L, "f");
+    cr_activation kind = (cr_activation)get_size(L, "kind");
+    const float *x = get_floats(L, "x", n * f), *bias = get_floats(L, "bias", f);
+    float *y = new_floats(L, n * f);
+    double *plain = bind_space(L, n * f, sizeof *plain);
+    for (size_t i = 0; i < n * f; i++) {
+        y[i] = x[i];
+        plain[i] = cr_activate_plain(kind, (double)(x[i] + bias[i % f]));
+    }
+    cr_activate(get_compute(L, f), kind, y, bias, n, f);
+    bind_push_floats(L, y, n * f);
+    bind_push_doubles(L, plain, n * f);
+    return 2;
+}
+
 /* ---- attention ---------------------------------------------------------------------------------------- */
 
 typedef struct attention {
@@ -503,6 +535,7 @@ static attention read_attention(lua_State *L)
                              .starts = starts,
                              .rows = rows,
                              .n = starts[rows]}};
+    a.shape.whole = get_flag(L, "whole");
     a.shape.scale = 1.0f / sqrtf((float)a.shape.head_size);
     a.q_floats = a.shape.n * a.shape.heads * a.shape.head_size;
     a.kv_floats = a.shape.n * a.shape.kv_heads * a.shape.head_size;
@@ -853,6 +886,8 @@ const luaL_Reg bind_debug_math_functions[] = {
     {"rmsnorm_again", rmsnorm_again},
     {"rmsnorm_backward", rmsnorm_backward},
     {"rope", rope},
+    {"layernorm", layernorm},
+    {"activate", activate},
     {"swiglu", swiglu},
     {"swiglu_backward", swiglu_backward},
     {"geglu", geglu},

@@ -19,6 +19,7 @@
 typedef struct entry {
     cr_safetensor view;
     uint64_t begin, end; /* from the start of the data */
+    bool left_out;       /* checked, but not in the table */
 } entry;
 
 struct cr_safetensors {
@@ -27,6 +28,7 @@ struct cr_safetensors {
     const cr_json_node *metadata; /* or NULL */
     entry *entries;               /* sorted by offset */
     size_t count;
+    bool leaves_out_integers;
 };
 
 static const struct {
@@ -37,6 +39,13 @@ static const struct {
 
 #define DTYPE_COUNT (sizeof dtypes / sizeof dtypes[0])
 
+static const struct {
+    const char *name;
+    size_t bytes;
+} integers[] = {{"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1}, {"U8", 1}, {"BOOL", 1}};
+
+#define INTEGER_COUNT (sizeof integers / sizeof integers[0])
+
 /* ---- one tensor -------------------------------------------------------------- */
 
 static const cr_json_node *need(const cr_json *header, const cr_json_node *node, const char *key,
@@ -46,19 +55,29 @@ static const cr_json_node *need(const cr_json *header, const cr_json_node *node,
     return found && found->kind == kind ? found : NULL;
 }
 
-static int read_dtype(const cr_json *header, const cr_json_node *node, cr_safetensor *tensor,
+static bool is_named(const cr_json_node *dtype, const char *name)
+{
+    return dtype->length == strlen(name) && strcmp(dtype->text, name) == 0;
+}
+
+static int read_dtype(const cr_json *header, const cr_json_node *node, entry *e, bool integers_too,
                       size_t *value_bytes)
 {
     const cr_json_node *dtype = need(header, node, "dtype", CR_JSON_STRING);
     if (!dtype)
         return cr_fail(CR_EFORMAT, "expected \"dtype\" as a string");
-    for (size_t i = 0; i < DTYPE_COUNT; i++) {
-        if (dtype->length != strlen(dtypes[i].name) || strcmp(dtype->text, dtypes[i].name) != 0)
-            continue;
-        tensor->type = dtypes[i].type;
-        *value_bytes = dtypes[i].bytes;
-        return CR_OK;
-    }
+    for (size_t i = 0; i < DTYPE_COUNT; i++)
+        if (is_named(dtype, dtypes[i].name)) {
+            e->view.type = dtypes[i].type;
+            *value_bytes = dtypes[i].bytes;
+            return CR_OK;
+        }
+    for (size_t i = 0; integers_too && i < INTEGER_COUNT; i++)
+        if (is_named(dtype, integers[i].name)) {
+            e->left_out = true;
+            *value_bytes = integers[i].bytes;
+            return CR_OK;
+        }
     return cr_fail(CR_EUNSUPPORTED, "dtype \"%.40s\" is not supported (F32, F16 and BF16 are)",
                    dtype->text);
 }
@@ -102,13 +121,14 @@ static int read_offsets(const cr_json *header, const cr_json_node *node, entry *
     return CR_OK;
 }
 
-static int read_entry(const cr_json *header, const cr_json_node *node, entry *e,
+static int read_entry(const cr_safetensors *file, const cr_json_node *node, entry *e,
                       const unsigned char *data, size_t size)
 {
+    const cr_json *header = file->header;
     size_t values = 0, value_bytes = 0;
     if (node->kind != CR_JSON_OBJECT)
         return cr_fail(CR_EFORMAT, "expected an object");
-    CR_TRY(read_dtype(header, node, &e->view, &value_bytes));
+    CR_TRY(read_dtype(header, node, e, file->leaves_out_integers, &value_bytes));
     CR_TRY(read_shape(header, node, &e->view, &values));
     CR_TRY(read_offsets(header, node, e, size));
     const uint64_t length = e->end - e->begin;
@@ -162,6 +182,15 @@ static int check_metadata(const cr_json *header, const cr_json_node *metadata)
     return CR_OK;
 }
 
+static void drop_left_out(cr_safetensors *file)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < file->count; i++)
+        if (!file->entries[i].left_out)
+            file->entries[kept++] = file->entries[i];
+    file->count = kept;
+}
+
 static int read_table(cr_safetensors *file, const unsigned char *data, size_t size)
 {
     const cr_json *header = file->header;
@@ -180,12 +209,14 @@ static int read_table(cr_safetensors *file, const unsigned char *data, size_t si
             continue;
         entry *e = &file->entries[file->count++];
         e->view.name = node->key;
-        int code = read_entry(header, node, e, data, size);
+        int code = read_entry(file, node, e, data, size);
         if (code < 0)
             return cr_fail_context(code, "tensor %.100s", node->key);
     }
     qsort(file->entries, file->count, sizeof *file->entries, compare_entries);
-    return check_cover(file, size);
+    CR_TRY(check_cover(file, size));
+    drop_left_out(file);
+    return CR_OK;
 }
 
 /* ---- files ------------------------------------------------------------------------ */
@@ -210,12 +241,13 @@ static int parse(cr_safetensors *file, const unsigned char *bytes, size_t size)
     return read_table(file, bytes + length, size - (size_t)length);
 }
 
-int cr_safetensors_parse(cr_safetensors **out, const void *bytes, size_t size)
+static int parse_new(cr_safetensors **out, const void *bytes, size_t size, bool leave_out)
 {
     *out = NULL;
     cr_safetensors *file = cr_calloc(1, sizeof *file);
     if (!file)
         return CR_ENOMEM;
+    file->leaves_out_integers = leave_out;
     int code = parse(file, bytes, size);
     if (code < 0) {
         cr_safetensors_close(file);
@@ -225,18 +257,33 @@ int cr_safetensors_parse(cr_safetensors **out, const void *bytes, size_t size)
     return CR_OK;
 }
 
-int cr_safetensors_open(cr_safetensors **out, const char *path)
+int cr_safetensors_parse(cr_safetensors **out, const void *bytes, size_t size)
+{
+    return parse_new(out, bytes, size, false);
+}
+
+static int open_new(cr_safetensors **out, const char *path, bool leave_out)
 {
     cr_mapping mapping;
     *out = NULL;
     CR_TRY(cr_map_file(&mapping, path));
-    int code = cr_safetensors_parse(out, mapping.bytes, mapping.size);
+    int code = parse_new(out, mapping.bytes, mapping.size, leave_out);
     if (code < 0) {
         cr_unmap(&mapping);
         return cr_fail_context(code, "%s", path);
     }
     (*out)->mapping = mapping;
     return CR_OK;
+}
+
+int cr_safetensors_open(cr_safetensors **out, const char *path)
+{
+    return open_new(out, path, false);
+}
+
+int cr_safetensors_open_floats(cr_safetensors **out, const char *path)
+{
+    return open_new(out, path, true);
 }
 
 void cr_safetensors_close(cr_safetensors *file)

@@ -31,6 +31,10 @@ typedef struct cr_safetensor {
 
 int cr_safetensors_open(cr_safetensors **out, const char *path);
 int cr_safetensors_parse(cr_safetensors **out, const void *bytes, size_t size);
+
+/* The same for models, which may hold tensors of integers beside their weights (position_ids): these are
+ * checked like all others and then left out of the table. */
+int cr_safetensors_open_floats(cr_safetensors **out, const char *path);
 void cr_safetensors_close(cr_safetensors *file);
 
 size_t cr_safetensors_count(const cr_safetensors *file);

@@ -218,8 +218,8 @@ typedef struct cr_datum {
 /* Log-probabilities of the targets, no gradient, dropout off. logprobs[i] receives T
  * values for datum i; positions of weight 0 are not computed and read NaN. With
  * `base`, the LoRA branches are left out. */
-CR_API int cr_session_forward(cr_session *session, const cr_datum *datums, size_t count,
-                              bool base, float *const *logprobs);
+CR_API int cr_session_forward(cr_session *session, const cr_datum *datums, size_t count, bool base,
+                              float *const *logprobs);
 
 /* Cross-entropy: loss = scale · Σ weight · -log p(target), gradients accumulated
  * into the session's. With scale = 0, scale is 1 / (number of targets of weight
@@ -544,8 +544,54 @@ CR_API int cr_generation_score(cr_generation *generation, const cr_prompt *conti
  * continuations[i] lists `choices` prompts of tokens for prompt i (row-major
  * array of count × choices). out has count × choices values. */
 CR_API int cr_session_score(cr_session *session, const cr_prompt *prompts, size_t count,
-                            const cr_prompt *continuations, size_t choices, bool base,
-                            double *out);
+                            const cr_prompt *continuations, size_t choices, bool base, double *out);
+
+/* ---- encoders ------------------------------------------------------------------- */
+
+/* A BERT or RoBERTa model of a Hugging Face folder (config.json, model.safetensors, tokenizer.json or
+ * vocab.txt): vectors of texts, and labels of texts or pairs of texts. It has threads and work space
+ * of its own; one thread at a time uses it. */
+typedef struct cr_encoder cr_encoder;
+
+/* threads: 0 = cr_available_threads(). CR_ENOTFOUND, CR_EIO, CR_EFORMAT, CR_EUNSUPPORTED (another family,
+ * tokenizer or pooling), CR_ENOMEM. */
+CR_API int cr_encoder_open(cr_encoder **out, const char *folder, int threads);
+CR_API void cr_encoder_close(cr_encoder *encoder);
+
+typedef struct cr_encoder_info {
+    const char *family;    /* "bert", "roberta" */
+    const char *tokenizer; /* "wordpiece", "bpe" */
+    const char *pooling;   /* "mean", "cls", "max": how a text's positions become its vector */
+    bool normalises;       /* vectors have length 1 */
+    int layers, width, heads, ffn_width, vocabulary;
+    int context; /* tokens a row, special ones included; longer texts are cut at their end */
+    int labels;  /* 0 = no classifier */
+    uint64_t parameters;
+} cr_encoder_info;
+
+CR_API void cr_encoder_describe(const cr_encoder *encoder, cr_encoder_info *out);
+
+/* "entailment"; NULL where there is no such label. */
+CR_API const char *cr_encoder_label(const cr_encoder *encoder, int index);
+
+typedef struct cr_text_pair {
+    const char *first;
+    size_t first_length;
+    const char *second; /* NULL = one text */
+    size_t second_length;
+} cr_text_pair;
+
+/* What the network sees of a text: *ids (the caller's: cr_free) and how many tokens were cut. */
+CR_API int cr_encoder_tokens(const cr_encoder *encoder, const cr_text_pair *text, int32_t **ids,
+                             size_t *count, size_t *cut);
+
+/* out [count, width]. A text's vector does not depend on the others. */
+CR_API int cr_encoder_embed(cr_encoder *encoder, const cr_text_pair *texts, size_t count,
+                            float *out);
+
+/* out [count, labels]: logits, before softmax. CR_EARG without a classifier. */
+CR_API int cr_encoder_classify(cr_encoder *encoder, const cr_text_pair *texts, size_t count,
+                               float *out);
 
 /* ---- tensors -------------------------------------------------------------------- */
 
@@ -719,8 +765,8 @@ CR_API const char *cr_binary_name(cr_binary op);
 CR_API int cr_tensor_binary(cr_tensor **out, cr_binary op, const cr_tensor *a, const cr_tensor *b);
 
 /* The same with a number, which takes the tensor's type: x op number, or number op x. */
-CR_API int cr_tensor_binary_number(cr_tensor **out, cr_binary op, const cr_tensor *x,
-                                   double number, bool number_first);
+CR_API int cr_tensor_binary_number(cr_tensor **out, cr_binary op, const cr_tensor *x, double number,
+                                   bool number_first);
 
 /* a where the condition is not 0, else b. */
 CR_API int cr_tensor_where(cr_tensor **out, const cr_tensor *condition, const cr_tensor *a,

@@ -1,4 +1,4 @@
-/* attention.c: tiled causal attention; Dao et al., "FlashAttention", 2022, algorithms 1 and 4. */
+/* attention.c: tiled attention; Dao et al., "FlashAttention", 2022, algorithms 1 and 4. */
 #include "math/attention.h"
 
 #include <math.h>
@@ -43,7 +43,8 @@ size_t cr_attention_scratch(const cr_compute *compute, size_t head_size)
 static tile_space space_of(float *scratch, size_t head_size, int thread)
 {
     float *own = scratch + (size_t)thread * thread_floats(head_size);
-    return (tile_space){.scores = own, .slopes = own + TILE * TILE, .packed = own + 2 * TILE * TILE};
+    return (tile_space){
+        .scores = own, .slopes = own + TILE * TILE, .packed = own + 2 * TILE * TILE};
 }
 
 typedef struct attention_job {
@@ -52,10 +53,10 @@ typedef struct attention_job {
     float *out, *lse;
     const float *q, *k, *v;
     const float *dout, *out_in, *lse_in;
-    float *dq, *dk, *dv;           /* dk, dv: the wide buffers */
+    float *dq, *dk, *dv; /* dk, dv: the wide buffers */
     float *narrow_dk, *narrow_dv;
     float *scratch;
-    size_t q_stride, kv_stride;    /* floats from position to position */
+    size_t q_stride, kv_stride; /* floats from position to position */
 } attention_job;
 
 /* One task: one head of one row. */
@@ -99,8 +100,10 @@ static void score_tile(const attention_job *job, const head_view *view, tile_spa
 }
 
 /* Keys of the tile that query i + row may see. */
-static size_t visible(size_t i, size_t row, size_t j, size_t keys)
+static size_t visible(const cr_attention *shape, size_t i, size_t row, size_t j, size_t keys)
 {
+    if (shape->whole)
+        return keys;
     return smaller(keys, i + row >= j ? i + row - j + 1 : 0);
 }
 
@@ -133,7 +136,7 @@ static void soften_tile(const attention_job *job, const head_view *view, tile_sp
     size_t head_size = job->shape->head_size;
     for (size_t r = 0; r < queries; r++) {
         float *row = space->scores + r * TILE;
-        size_t first = passed(job, i, r, j, keys), end = visible(i, r, j, keys);
+        size_t first = passed(job, i, r, j, keys), end = visible(job->shape, i, r, j, keys);
         if (first >= end) {
             memset(row, 0, keys * sizeof(float));
             continue;
@@ -172,8 +175,9 @@ static void forward_queries(const attention_job *job, const head_view *view, til
         space->sum[r] = 0;
         memset(out + r * job->q_stride, 0, head_size * sizeof(float));
     }
-    for (size_t j = first_tile(job, i); j < i + queries; j += TILE) {
-        size_t keys = smaller(TILE, i + queries - j);
+    size_t end = job->shape->whole ? view->length : i + queries;
+    for (size_t j = first_tile(job, i); j < end; j += TILE) {
+        size_t keys = smaller(TILE, end - j);
         score_tile(job, view, space, i, queries, j, keys);
         soften_tile(job, view, space, i, queries, j, keys);
         cr_matmul_serial(job->kernels, out, job->q_stride, queries, head_size, keys, 1.0f, true,
@@ -224,7 +228,7 @@ static void slope_tile(const attention_job *job, const head_view *view, tile_spa
     for (size_t r = 0; r < queries; r++) {
         float *p = space->scores + r * TILE, *slope = space->slopes + r * TILE;
         size_t first = passed(job, i, r, j, keys), position = view->start + i + r;
-        size_t end = larger(visible(i, r, j, keys), first);
+        size_t end = larger(visible(job->shape, i, r, j, keys), first);
         job->kernels->exp_sum(p + first, job->lse_in[position * shape->heads + view->head],
                               end - first);
         clear_unseen(p, first, end, keys);
@@ -304,8 +308,8 @@ static void join_task(void *argument, size_t position, int thread)
 
 void cr_attention_backward(cr_compute *compute, float *dq, float *dk, float *dv, const float *dout,
                            const float *out, const float *lse, const float *q, const float *k,
-                           const float *v, const cr_attention *shape, float *wide_dk, float *wide_dv,
-                           float *scratch)
+                           const float *v, const cr_attention *shape, float *wide_dk,
+                           float *wide_dv, float *scratch)
 {
     attention_job job = job_of(compute, shape, q, k, v, scratch);
     job.dout = dout;
@@ -437,9 +441,10 @@ void cr_attention_plain(float *out, float *lse, const float *q, const float *k, 
         for (size_t i = shape->starts[row]; i < shape->starts[row + 1]; i++)
             for (size_t h = 0; h < shape->heads; h++) {
                 size_t kv = h / (shape->heads / shape->kv_heads) * size;
-                size_t keys = i - shape->starts[row] + 1, at = i * shape->heads + h;
+                size_t end = shape->whole ? shape->starts[row + 1] : i + 1;
+                size_t keys = end - shape->starts[row], at = i * shape->heads + h;
                 keys = shape->window ? smaller(keys, shape->window) : keys;
-                size_t first = (i + 1 - keys) * stride + kv;
+                size_t first = (end - keys) * stride + kv;
                 plain_query(out + at * size, lse + at, q + at * size, k + first, v + first, stride,
                             keys, size, shape->scale);
             }

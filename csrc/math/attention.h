@@ -1,4 +1,4 @@
-/* attention.h: causal grouped-query attention over ragged rows, without a T × T buffer.
+/* attention.h: grouped-query attention over ragged rows, causal or not, without a T × T buffer.
  *
  * Several rows lie one after another in one batch of n positions; `starts` says where each
  * begins, and no position sees another row (so packing costs nothing and leaks nothing).
@@ -17,6 +17,7 @@ typedef struct cr_attention {
     size_t rows;
     size_t n; /* positions, = starts[rows] */
     size_t window; /* a query sees itself and the window - 1 positions before it; 0: all before it */
+    bool whole; /* every position sees its whole row (encoders); forward only */
 } cr_attention;
 
 /* Work space in floats for either direction, all threads together. */
@@ -24,14 +25,15 @@ size_t cr_attention_scratch(const cr_compute *compute, size_t head_size);
 
 /* out [n, heads, head_size], lse [n, heads]; q [n, heads, head_size]; k, v [n, kv_heads, head_size]. */
 void cr_attention_forward(cr_compute *compute, float *out, float *lse, const float *q,
-                          const float *k, const float *v, const cr_attention *shape, float *scratch);
+                          const float *k, const float *v, const cr_attention *shape,
+                          float *scratch);
 
 /* dq as q, dk and dv as k: overwritten. wide_dk, wide_dv [n, heads, head_size] are work space:
  * each query head sums its own share there before the heads of a group are joined in order. */
 void cr_attention_backward(cr_compute *compute, float *dq, float *dk, float *dv, const float *dout,
                            const float *out, const float *lse, const float *q, const float *k,
-                           const float *v, const cr_attention *shape, float *wide_dk, float *wide_dv,
-                           float *scratch);
+                           const float *v, const cr_attention *shape, float *wide_dk,
+                           float *wide_dv, float *scratch);
 
 /* Queries that come after keys kept from earlier calls (decoding, scoring). Query row r has
  * positions starts[r]..starts[r+1] in q, k, v; before them it sees past[r] keys and values at

@@ -49,13 +49,16 @@ typedef struct cr_kernels {
     void (*geglu)(float *out, const float *gate, const float *up, size_t count);
     void (*geglu_backward)(float *dgate, float *dup, const float *dout, const float *gate,
                            const float *up, size_t count);
+    /* GELU in place (Hendrycks and Gimpel 2016): x · Φ(x), and the tanh approximation of it. */
+    void (*gelu)(float *x, size_t count);
+    void (*gelu_tanh)(float *x, size_t count);
 
     /* out[i] = x[i] · scale where hash(key, i) >= threshold, else 0. */
     void (*dropout)(float *out, const float *x, size_t count, uint64_t key, uint32_t threshold,
                     float scale);
     /* out[i] += x[i] · scale under the same mask. */
-    void (*dropout_add)(float *out, const float *x, size_t count, uint64_t key,
-                        uint32_t threshold, float scale);
+    void (*dropout_add)(float *out, const float *x, size_t count, uint64_t key, uint32_t threshold,
+                        float scale);
 
     /* One AdamW update of `count` weights; returns Σ (change of weight)². */
     double (*adamw)(float *weight, const float *gradient, float *moment1, float *moment2,

@@ -225,6 +225,33 @@ static void geglu_backward(float *dgate, float *dup, const float *dout, const fl
     }
 }
 
+/* Φ by erfc's rational approximation with an error below 1.5e-7 (Abramowitz and Stegun 7.1.26), of
+ * |x| so that the small side keeps its relative error. */
+static void gelu(float *x, size_t count)
+{
+#pragma omp simd
+    for (size_t i = 0; i < count; i++) {
+        float z = x[i] * 0.70710678118654752f, magnitude = z < 0 ? -z : z;
+        float t = 1.0f / (1.0f + 0.3275911f * magnitude);
+        float p = 1.061405429f;
+        p = p * t - 1.453152027f;
+        p = p * t + 1.421413741f;
+        p = p * t - 0.284496736f;
+        p = p * t + 0.254829592f;
+        float tail = 0.5f * p * t * exp_lane(-z * z);
+        x[i] = x[i] * (x[i] < 0 ? tail : 1.0f - tail);
+    }
+}
+
+static void gelu_tanh(float *x, size_t count)
+{
+#pragma omp simd
+    for (size_t i = 0; i < count; i++) {
+        float u = 1.59576912160573071f * (x[i] + 0.044715f * x[i] * x[i] * x[i]);
+        x[i] = x[i] / (1.0f + exp_lane(-u));
+    }
+}
+
 static void dropout(float *CR_RESTRICT out, const float *CR_RESTRICT x, size_t count, uint64_t key,
                     uint32_t threshold, float factor)
 {
@@ -278,6 +305,8 @@ const cr_kernels KERNELS = {
     .swiglu_backward = swiglu_backward,
     .geglu = geglu,
     .geglu_backward = geglu_backward,
+    .gelu = gelu,
+    .gelu_tanh = gelu_tanh,
     .dropout = dropout,
     .dropout_add = dropout_add,
     .adamw = adamw,

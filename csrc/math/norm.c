@@ -1,4 +1,5 @@
-/* norm.c: RMSNorm row by row; Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019. */
+/* norm.c: RMSNorm row by row; Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
+ * LayerNorm: Ba, Kiros and Hinton, "Layer Normalization", 2016. */
 #include "math/norm.h"
 
 #include <math.h>
@@ -9,7 +10,7 @@ typedef struct norm_job {
     float *y, *dx;
     const float *dy;
     float *inverse_out;
-    const float *inverse, *x, *weight;
+    const float *inverse, *x, *weight, *bias;
     size_t n, d;
     float epsilon;
     const cr_kernels *kernels;
@@ -99,4 +100,52 @@ void cr_rmsnorm_again(cr_compute *compute, float *y, const float *inverse, const
 {
     norm_job job = {.y = y, .inverse = inverse, .x = x, .weight = weight, .n = n, .d = d};
     cr_parallel_for(compute->pool, (n + ROWS - 1) / ROWS, again_task, &job);
+}
+
+/* ---- LayerNorm --------------------------------------------------------------------------- */
+
+/* Two passes: a variance from sums of squares would cancel where the mean is large. */
+static void center_row(float *CR_RESTRICT y, const float *CR_RESTRICT x,
+                       const float *CR_RESTRICT weight, const float *CR_RESTRICT bias, float mean,
+                       float inverse, size_t d)
+{
+    for (size_t c = 0; c < d; c++)
+        y[c] = weight[c] * ((x[c] - mean) * inverse) + bias[c];
+}
+
+static void center_in_place(float *y, const float *weight, const float *bias, float mean,
+                            float inverse, size_t d)
+{
+    for (size_t c = 0; c < d; c++)
+        y[c] = weight[c] * ((y[c] - mean) * inverse) + bias[c];
+}
+
+static void layernorm_task(void *argument, size_t task, int thread)
+{
+    (void)thread;
+    const norm_job *job = argument;
+    for (size_t i = task * ROWS; i < task_end(job, task); i++) {
+        const float *x = job->x + i * job->d;
+        float *y = job->y + i * job->d;
+        double sum = 0, squares = 0;
+        for (size_t c = 0; c < job->d; c++)
+            sum += (double)x[c];
+        double mean = sum / (double)job->d;
+        for (size_t c = 0; c < job->d; c++)
+            squares += ((double)x[c] - mean) * ((double)x[c] - mean);
+        double variance = squares / (double)job->d;
+        float inverse = (float)(1.0 / sqrt(variance + (double)job->epsilon));
+        if (x == y)
+            center_in_place(y, job->weight, job->bias, (float)mean, inverse, job->d);
+        else
+            center_row(y, x, job->weight, job->bias, (float)mean, inverse, job->d);
+    }
+}
+
+void cr_layernorm_forward(cr_compute *compute, float *y, const float *x, const float *weight,
+                          const float *bias, size_t n, size_t d, float epsilon)
+{
+    norm_job job = {
+        .y = y, .x = x, .weight = weight, .bias = bias, .n = n, .d = d, .epsilon = epsilon};
+    cr_parallel_for(compute->pool, (n + ROWS - 1) / ROWS, layernorm_task, &job);
 }

@@ -46,10 +46,12 @@ static int allocate_table(cr_merges *out, size_t count)
     return CR_OK;
 }
 
-static int refuse(size_t rank, const cr_text *merge, const char *reason)
+/* The reason may end in a list of the file: "... is not in tokenizer.ggml.tokens". */
+static int refuse(const char *keys, size_t rank, const cr_text *merge, const char *reason,
+                  const char *list)
 {
-    return cr_fail(CR_EFORMAT, "tokenizer.ggml.merges[%zu] '%s': %s", rank,
-                   cr_show(merge->bytes, merge->length).text, reason);
+    return cr_fail(CR_EFORMAT, "%smerges[%zu] '%s': %s%s%s", keys, rank,
+                   cr_show(merge->bytes, merge->length).text, reason, *list ? keys : "", list);
 }
 
 /* Bytes of the left half, or 0. A first byte that is a space belongs to it. */
@@ -64,11 +66,11 @@ static size_t find_border(const cr_text *merge)
 
 /* `joined` has room for the merge's text. */
 static int add_merge(cr_merges *out, size_t rank, const cr_text *merge, char *joined,
-                     const cr_text_index *tokens)
+                     const cr_text_index *tokens, const char *keys)
 {
     size_t border = find_border(merge), rest = merge->length - border - 1;
     if (border == 0)
-        return refuse(rank, merge, "expected two tokens with a space between them");
+        return refuse(keys, rank, merge, "expected two tokens with a space between them", "");
     const char *second = merge->bytes + border + 1;
     memcpy(joined, merge->bytes, border);
     memcpy(joined + border, second, rest);
@@ -76,18 +78,19 @@ static int add_merge(cr_merges *out, size_t rank, const cr_text *merge, char *jo
     int32_t right = cr_text_index_find(tokens, second, rest);
     int32_t merged = cr_text_index_find(tokens, joined, border + rest);
     if (left < 0 || right < 0)
-        return refuse(rank, merge, "one of the two is not in tokenizer.ggml.tokens");
+        return refuse(keys, rank, merge, "one of the two is not in ", "tokens");
     if (merged < 0)
-        return refuse(rank, merge, "what it gives is not in tokenizer.ggml.tokens");
+        return refuse(keys, rank, merge, "what it gives is not in ", "tokens");
     cr_merge_slot *slot = find_slot(out, left, right);
     if (slot->rank != NONE)
-        return refuse(rank, merge, "the same pair stands earlier in the list");
+        return refuse(keys, rank, merge, "the same pair stands earlier in the list", "");
     *slot = (cr_merge_slot){left, right, (uint32_t)rank};
     out->merged[rank] = merged;
     return CR_OK;
 }
 
-static int add_all(cr_merges *out, const cr_text *merges, size_t count, const cr_text_index *tokens)
+static int add_all(cr_merges *out, const cr_text *merges, size_t count, const cr_text_index *tokens,
+                   const char *keys)
 {
     size_t longest = 0;
     for (size_t i = 0; i < count; i++)
@@ -95,20 +98,20 @@ static int add_all(cr_merges *out, const cr_text *merges, size_t count, const cr
     char *joined = cr_alloc(longest);
     int code = joined ? CR_OK : CR_ENOMEM;
     for (size_t i = 0; i < count && code == CR_OK; i++)
-        code = add_merge(out, i, &merges[i], joined, tokens);
+        code = add_merge(out, i, &merges[i], joined, tokens, keys);
     cr_free(joined);
     return code;
 }
 
 int cr_merges_create(cr_merges *out, const cr_text *merges, size_t count,
-                     const cr_text_index *tokens)
+                     const cr_text_index *tokens, const char *keys)
 {
     *out = (cr_merges){NULL, 0, NULL};
     if (count >= NONE)
-        return cr_fail(CR_EFORMAT, "tokenizer.ggml.merges has %zu entries: too many", count);
+        return cr_fail(CR_EFORMAT, "%smerges has %zu entries: too many", keys, count);
     int code = allocate_table(out, count);
     if (code == CR_OK)
-        code = add_all(out, merges, count, tokens);
+        code = add_all(out, merges, count, tokens, keys);
     if (code < 0)
         cr_merges_free(out);
     return code;

@@ -27,9 +27,9 @@ typedef struct cr_merges {
 
 /* `merges` as in the file, "left right" in order of rank; `tokens` finds the file's own
  * spelling. Refuses a merge that is no pair, that names or gives no token, or
- * that stands twice. */
+ * that stands twice; `keys` stands before the file's names of lists in messages ("tokenizer.ggml."). */
 int cr_merges_create(cr_merges *out, const cr_text *merges, size_t count,
-                     const cr_text_index *tokens);
+                     const cr_text_index *tokens, const char *keys);
 void cr_merges_free(cr_merges *merges);
 
 typedef struct cr_bpe_work {

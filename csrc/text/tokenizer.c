@@ -49,14 +49,15 @@ static int read_rules(cr_tokenizer *out, const cr_gguf *file)
 }
 
 /* The file's own spelling to id, which merges are written in. */
-static int index_tokens(cr_text_index *out, const cr_text *tokens, size_t count)
+static int index_tokens(cr_text_index *out, const cr_bpe_lists *lists)
 {
-    CR_TRY(cr_text_index_create(out, tokens, count));
-    for (size_t i = 0; i < count; i++) {
+    CR_TRY(cr_text_index_create(out, lists->tokens, lists->count));
+    for (size_t i = 0; i < lists->count; i++) {
         int32_t other = cr_text_index_add(out, (int32_t)i);
         if (other >= 0)
-            return cr_fail(CR_EFORMAT, KEY("tokens") "[%zu] '%s' is also token %d", i,
-                           cr_show(tokens[i].bytes, tokens[i].length).text, (int)other);
+            return cr_fail(CR_EFORMAT, "%stokens[%zu] '%s' is also token %d", lists->keys, i,
+                           cr_show(lists->tokens[i].bytes, lists->tokens[i].length).text,
+                           (int)other);
     }
     return CR_OK;
 }
@@ -84,7 +85,7 @@ static int read_tokens(const cr_gguf *file, const cr_text **tokens, size_t *coun
 
 /* A merge keeps the bytes of its halves, or decode would not give back what encode
  * took; special tokens, which stand verbatim, could break that. */
-static int check_merge(const cr_tokenizer *tokenizer, const cr_merge_slot *slot)
+static int check_merge(const cr_tokenizer *tokenizer, const cr_merge_slot *slot, const char *keys)
 {
     const cr_text *texts = tokenizer->vocabulary.texts;
     const cr_text *left = &texts[slot->left], *right = &texts[slot->right];
@@ -93,37 +94,43 @@ static int check_merge(const cr_tokenizer *tokenizer, const cr_merge_slot *slot)
         memcmp(merged->bytes, left->bytes, left->length) == 0 &&
         memcmp(merged->bytes + left->length, right->bytes, right->length) == 0)
         return CR_OK;
-    return cr_fail(CR_EFORMAT,
-                   KEY("merges") "[%u] involves a special token that is not what it spells",
-                   (unsigned)slot->rank);
+    return cr_fail(CR_EFORMAT, "%smerges[%u] involves a special token that is not what it spells",
+                   keys, (unsigned)slot->rank);
 }
 
-static int check_merges(const cr_tokenizer *tokenizer)
+static int check_merges(const cr_tokenizer *tokenizer, const char *keys)
 {
     for (size_t i = 0; i <= tokenizer->merges.mask; i++)
         if (tokenizer->merges.slots[i].rank != UINT32_MAX)
-            CR_TRY(check_merge(tokenizer, &tokenizer->merges.slots[i]));
+            CR_TRY(check_merge(tokenizer, &tokenizer->merges.slots[i], keys));
     return CR_OK;
 }
 
-static int read_vocabulary(cr_tokenizer *out, const cr_gguf *file)
+static int take_lists(cr_tokenizer *out, const cr_bpe_lists *lists)
 {
-    const cr_text *tokens, *merges;
-    const int32_t *kinds;
-    size_t count, merge_count;
     cr_text_index index = {NULL, NULL, 0};
-    CR_TRY(read_tokens(file, &tokens, &count));
-    CR_TRY(read_kinds(file, count, &kinds));
-    CR_TRY(required(cr_gguf_text_array(file, KEY("merges"), &merges, &merge_count)));
     int code;
-    CR_TRY_GOTO(index_tokens(&index, tokens, count), done);
-    CR_TRY_GOTO(cr_vocabulary_create(&out->vocabulary, tokens, kinds, count), done);
-    CR_TRY_GOTO(cr_merges_create(&out->merges, merges, merge_count, &index), done);
-    CR_TRY_GOTO(check_merges(out), done);
+    CR_TRY_GOTO(index_tokens(&index, lists), done);
+    CR_TRY_GOTO(cr_vocabulary_create(&out->vocabulary, lists->tokens, lists->kinds, lists->count,
+                                     lists->keys),
+                done);
+    CR_TRY_GOTO(
+        cr_merges_create(&out->merges, lists->merges, lists->merge_count, &index, lists->keys),
+        done);
+    CR_TRY_GOTO(check_merges(out, lists->keys), done);
     code = cr_specials_create(&out->specials, &out->vocabulary);
 done:
     cr_text_index_free(&index);
     return code;
+}
+
+static int read_vocabulary(cr_tokenizer *out, const cr_gguf *file)
+{
+    cr_bpe_lists lists = {.keys = KEY("")};
+    CR_TRY(read_tokens(file, &lists.tokens, &lists.count));
+    CR_TRY(read_kinds(file, lists.count, &lists.kinds));
+    CR_TRY(required(cr_gguf_text_array(file, KEY("merges"), &lists.merges, &lists.merge_count)));
+    return take_lists(out, &lists);
 }
 
 /* *id = -1 when the key is absent. */
@@ -219,19 +226,39 @@ static int read_all(cr_tokenizer *out, const cr_gguf *file)
     return mark_whole(out);
 }
 
-int cr_tokenizer_from_gguf(cr_tokenizer **out, const cr_gguf *file)
+static int take_or_free(cr_tokenizer **out, cr_tokenizer *made, int code)
 {
-    *out = NULL;
-    cr_tokenizer *made = cr_calloc(1, sizeof *made);
-    if (!made)
-        return CR_ENOMEM;
-    int code = read_all(made, file);
     if (code < 0) {
         cr_tokenizer_free(made);
         return code;
     }
     *out = made;
     return CR_OK;
+}
+
+int cr_tokenizer_from_gguf(cr_tokenizer **out, const cr_gguf *file)
+{
+    *out = NULL;
+    cr_tokenizer *made = cr_calloc(1, sizeof *made);
+    return made ? take_or_free(out, made, read_all(made, file)) : CR_ENOMEM;
+}
+
+static int build(cr_tokenizer *out, const cr_bpe_lists *lists)
+{
+    out->rules = lists->rules;
+    CR_TRY(cr_pretokenizer_create(&out->pretokenizer, out->rules));
+    CR_TRY(take_lists(out, lists));
+    return mark_whole(out);
+}
+
+int cr_tokenizer_from_lists(cr_tokenizer **out, const cr_bpe_lists *lists)
+{
+    *out = NULL;
+    cr_tokenizer *made = cr_calloc(1, sizeof *made);
+    if (!made)
+        return CR_ENOMEM;
+    made->bos = made->eos = made->pad = made->unknown = -1;
+    return take_or_free(out, made, build(made, lists));
 }
 
 void cr_tokenizer_free(cr_tokenizer *tokenizer)
@@ -276,6 +303,11 @@ bool cr_tokenizer_is_special(const cr_tokenizer *tokenizer, int32_t id)
         return false;
     uint8_t kind = tokenizer->vocabulary.kinds[id];
     return kind == CR_TOKEN_CONTROL || kind == CR_TOKEN_UNKNOWN;
+}
+
+cr_text cr_tokenizer_bytes(const cr_tokenizer *tokenizer, int32_t id)
+{
+    return tokenizer->vocabulary.texts[id];
 }
 
 /* ---- encode ------------------------------------------------------------------------ */

@@ -21,11 +21,29 @@
 
 #include "base/base.h"
 #include "file/gguf.h"
+#include "text/pretokenize.h"
 
 /* cr_tokenizer and its public functions are declared in include/crucible.h. */
 
 /* Reads tokenizer.ggml.* keys; names the key that is missing or inconsistent. */
 int cr_tokenizer_from_gguf(cr_tokenizer **out, const cr_gguf *file);
+
+/* A vocabulary from elsewhere; tokens and merges are written in the byte alphabet. */
+typedef struct cr_bpe_lists {
+    const char *keys; /* stands before "tokens" and "merges" in messages */
+    const cr_text *tokens;
+    const int32_t *kinds; /* cr_token_kind */
+    size_t count;
+    const cr_text *merges; /* "left right", in order of rank */
+    size_t merge_count;
+    const cr_pretokenizer_rules *rules;
+} cr_bpe_lists;
+
+/* The tokenizer has no ids with a role. */
+int cr_tokenizer_from_lists(cr_tokenizer **out, const cr_bpe_lists *lists);
+
+/* The bytes that an id of the vocabulary stands for; borrowed. */
+cr_text cr_tokenizer_bytes(const cr_tokenizer *tokenizer, int32_t id);
 void cr_tokenizer_free(cr_tokenizer *tokenizer);
 
 #endif

@@ -12,12 +12,12 @@ bool cr_vocabulary_is_added(const cr_vocabulary *vocabulary, int32_t id)
     return kind == CR_TOKEN_UNKNOWN || kind == CR_TOKEN_CONTROL || kind == CR_TOKEN_USER_DEFINED;
 }
 
-static int allocate(cr_vocabulary *out, const cr_text *tokens, size_t count)
+static int allocate(cr_vocabulary *out, const cr_text *tokens, size_t count, const char *keys)
 {
     size_t bytes = 0;
     for (size_t i = 0; i < count; i++)
         if (!cr_size_add(&bytes, bytes, tokens[i].length))
-            return cr_fail(CR_ENOMEM, "tokenizer.ggml.tokens: more bytes than memory can hold");
+            return cr_fail(CR_ENOMEM, "%stokens: more bytes than memory can hold", keys);
     out->size = count;
     out->bytes = cr_alloc(bytes);
     out->texts = cr_calloc(count, sizeof *out->texts);
@@ -28,11 +28,11 @@ static int allocate(cr_vocabulary *out, const cr_text *tokens, size_t count)
     return cr_text_index_create(&out->verbatim, out->texts, count);
 }
 
-static int copy_kinds(cr_vocabulary *out, const int32_t *kinds)
+static int copy_kinds(cr_vocabulary *out, const int32_t *kinds, const char *keys)
 {
     for (size_t i = 0; i < out->size; i++) {
         if (kinds[i] < CR_TOKEN_NORMAL || kinds[i] > CR_TOKEN_BYTE)
-            return cr_fail(CR_EFORMAT, "tokenizer.ggml.token_type[%zu] is %d: expected %d to %d", i,
+            return cr_fail(CR_EFORMAT, "%stoken_type[%zu] is %d: expected %d to %d", keys, i,
                            (int)kinds[i], CR_TOKEN_NORMAL, CR_TOKEN_BYTE);
         out->kinds[i] = (uint8_t)kinds[i];
     }
@@ -56,7 +56,7 @@ static char *copy_token(cr_vocabulary *out, int32_t id, char *to, const cr_text 
     return to + length;
 }
 
-static int find_bytes(cr_vocabulary *out)
+static int find_bytes(cr_vocabulary *out, const char *keys)
 {
     out->has_all_bytes = true;
     for (int byte = 0; byte < 256; byte++) {
@@ -68,26 +68,27 @@ static int find_bytes(cr_vocabulary *out)
     if (lacks < 0)
         return CR_OK;
     return cr_fail(CR_EFORMAT,
-                   "tokenizer.ggml.tokens has no token for the byte 0x%02X: expected a byte-level "
+                   "%stokens has no token for the byte 0x%02X: expected a byte-level "
                    "vocabulary, with a token for each of the 256 bytes",
-                   (unsigned)lacks);
+                   keys, (unsigned)lacks);
 }
 
-static int fill(cr_vocabulary *out, const cr_text *tokens, const int32_t *kinds, size_t count)
+static int fill(cr_vocabulary *out, const cr_text *tokens, const int32_t *kinds, size_t count,
+                const char *keys)
 {
-    CR_TRY(allocate(out, tokens, count));
-    CR_TRY(copy_kinds(out, kinds));
+    CR_TRY(allocate(out, tokens, count, keys));
+    CR_TRY(copy_kinds(out, kinds, keys));
     char *to = out->bytes;
     for (size_t i = 0; i < count; i++)
         to = copy_token(out, (int32_t)i, to, &tokens[i]);
-    return find_bytes(out);
+    return find_bytes(out, keys);
 }
 
 int cr_vocabulary_create(cr_vocabulary *out, const cr_text *tokens, const int32_t *kinds,
-                         size_t count)
+                         size_t count, const char *keys)
 {
     memset(out, 0, sizeof *out);
-    int code = fill(out, tokens, kinds, count);
+    int code = fill(out, tokens, kinds, count, keys);
     if (code < 0)
         cr_vocabulary_free(out);
     return code;

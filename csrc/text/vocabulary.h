@@ -35,9 +35,9 @@ typedef struct cr_vocabulary {
 } cr_vocabulary;
 
 /* `tokens` as in the file, `kinds` one a token. Refuses kinds that do not exist
- * and a vocabulary that cannot express every byte. */
+ * and a vocabulary that cannot express every byte; `keys` as for cr_merges_create. */
 int cr_vocabulary_create(cr_vocabulary *out, const cr_text *tokens, const int32_t *kinds,
-                         size_t count);
+                         size_t count, const char *keys);
 void cr_vocabulary_free(cr_vocabulary *vocabulary);
 
 /* Cut out of the text before anything else: kinds unknown, control and user-defined. */

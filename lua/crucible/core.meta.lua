@@ -444,6 +444,40 @@ function Generation:finish(prompt) end
 --- Releases the generation, finished or not.
 function Generation:close() end
 
+--- Opens a BERT or RoBERTa model of a Hugging Face folder: config.json, model.safetensors, and tokenizer.json or
+--- vocab.txt.
+---@param path string  the folder
+---@param options { threads: integer? }?  0 (default) = core.available_threads()
+---@return crucible.core.Encoder? encoder, string? message, string? code
+function core.open_encoder(path, options) end
+
+---@class crucible.core.Encoder  crucible.encoder is the face for everyday use
+local Encoder = {}
+
+--- family, tokenizer, pooling (strings), normalises (boolean), layers, width, heads, ffn_width, vocabulary, context,
+--- parameters (integers), labels (strings by number, from 1).
+---@return table<string, string|integer|boolean|string[]>
+function Encoder:info() end
+
+--- A vector of `width` numbers for each text.
+---@param texts string[]
+---@return number[][]? vectors, string? message, string? code
+function Encoder:embed(texts) end
+
+--- Logits of the labels for each text or pair of texts.
+---@param texts (string|string[])[]
+---@return number[][]? logits, string? message, string? code  "argument": no classifier
+function Encoder:classify(texts) end
+
+--- Ids of a text or of two, special ones included, and how many tokens were cut at the end.
+---@param text string
+---@param second string?
+---@return integer[]? ids, integer|string cut, string? code
+function Encoder:tokens(text, second) end
+
+--- Releases the encoder.
+function Encoder:close() end
+
 ---@class crucible.core.fs  durable files for checkpoints, and the few facts of the system that Lua does not tell
 core.fs = {}
 

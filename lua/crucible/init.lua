@@ -6,6 +6,7 @@ local crucible = {
 
 local rooms = {
   core = "crucible.core",
+  encoder = "crucible.encoder",
   lora = "crucible.lora",
   model = "crucible.model",
   models = "crucible.models",
@@ -17,6 +18,7 @@ local rooms = {
 
 ---@class crucible
 ---@field core crucible.core            the C module
+---@field encoder crucible.encoder      crucible.encoder(name_or_path): vectors of texts, entailment
 ---@field lora crucible.lora            experiments, sessions, training, evaluation
 ---@field model crucible.model          crucible.model(name_or_path) opens a base model
 ---@field models crucible.models        names of models and where their files lie

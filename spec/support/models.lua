@@ -17,7 +17,8 @@ local function find(name, file)
     return path
   end
   if os.getenv("CRUCIBLE_REQUIRE_MODELS") == "1" then
-    error(("%s is not at %s: run scripts/fetch_model %s"):format(name, path, name), 0)
+    error(("%s is not at %s: run scripts/%s %s"):format(name, path,
+      name:find("minilm", 1, true) and "fetch_encoder" or "fetch_model", name), 0)
   end
   return nil
 end
@@ -27,6 +28,13 @@ end
 ---@return string?
 function models.smollm2()
   return find("smollm2-135m-instruct", "SmolLM2-135M-Instruct.Q4_1.gguf")
+end
+
+--- Folder of all-MiniLM-L6-v2, or nil when it was not fetched; as above.
+---@return string?
+function models.minilm()
+  local config = find("all-minilm-l6-v2", "all-minilm-l6-v2/config.json")
+  return config and config:gsub("/config%.json$", "") or nil
 end
 
 return models
