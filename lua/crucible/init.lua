@@ -11,6 +11,7 @@ local rooms = {
   model = "crucible.model",
   models = "crucible.models",
   signals = "crucible.signals",
+  sweep = "crucible.sweep",
   telemetry = "crucible.telemetry",
   tensor = "crucible.tensor",
   tokenizer = "crucible.tokenizer",
@@ -23,6 +24,7 @@ local rooms = {
 ---@field model crucible.model          crucible.model(name_or_path) opens a base model
 ---@field models crucible.models        names of models and where their files lie
 ---@field signals crucible.signals      SIGINT and SIGTERM, for programs that ask
+---@field sweep fun(options: table): crucible.sweep.Result?, string?, string?  runs over a table of configs
 ---@field telemetry crucible.telemetry  events of training: crucible.telemetry.attach(fn)
 ---@field tensor crucible.tensor        tensors with reverse-mode differentiation, for losses and statistics
 ---@field tokenizer crucible.tokenizer  crucible.tokenizer(name_or_path)

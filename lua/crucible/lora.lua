@@ -10,13 +10,14 @@ local schema = require "crucible.schema"
 ---@field datums crucible.lora.datums                            rows to tokens and weights
 ---@field loss_functions crucible.lora.loss_functions            names of losses
 ---@field gradient_hooks crucible.lora.gradient_hooks          looks at gradients within a step, and actions
+---@field runs crucible.lora.runs                                the runs of a folder: list, compare, delete
 ---@field training_loop crucible.lora.training_loop              run(session, dataset, options)
 ---@field evaluation crucible.lora.evaluation                    evaluate(session, dataset, options)
 ---@field judge crucible.lora.judge                              a lora that judges entailment
 local lora = {}
 
 local rooms = {
-  "config", "adapter", "dataset_integration", "datums", "loss_functions", "gradient_hooks", "training_loop",
+  "config", "adapter", "dataset_integration", "datums", "loss_functions", "gradient_hooks", "training_loop", "runs",
   "evaluation", "judge",
 }
 for _, room in ipairs(rooms) do rooms[room] = "crucible.lora." .. room end

@@ -1,6 +1,7 @@
 -- manifest.json: what a run was, so that it can be told from another and made again.
 local config = require "crucible.lora.config"
 local experiment = require "crucible.lora.experiment"
+local json = require "crucible.json"
 
 local manifest = {}
 
@@ -14,6 +15,10 @@ local function plain_options(options)
   return copy
 end
 
+local function experiment_of(record)
+  return { id = record.id, name = record.name, description = record.description, tags = json.array(record.tags or {}) }
+end
+
 --- The manifest of a run about to start.
 ---@param run crucible.lora.Run
 ---@return table? manifest, string? message, string? code
@@ -25,6 +30,7 @@ function manifest.of(run)
     experiment_id = session.experiment_id, adapter_name = session.adapter_name, status = "running",
     started_at = experiment.now(), resumed_at_step = run.state.step > 0 and run.state.step or nil, seed = session.seed,
     config = config.plain(plan.config), options = plain_options(run.options), engine = engine,
+    experiment = run.options.experiment and experiment_of(run.options.experiment),
     gradient_hooks = run.points and run.points.hooks:names(),
     dataset = {
       name = plan.dataset.name, source = plan.dataset.source, split = plan.dataset.split, sha256 = plan.digest,

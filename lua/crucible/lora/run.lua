@@ -309,25 +309,42 @@ end
 
 -- ---- one step ------------------------------------------------------------------------------
 
+local function add_numbers(into, from)
+  for name, value in pairs(from) do into[name] = (into[name] or 0) + value end
+end
+
+local function add_tallies(into, from)
+  for name, tally in pairs(from) do
+    local sum = into[name] or { sum = 0, count = 0 }
+    into[name] = { sum = sum.sum + tally.sum, count = sum.count + tally.count }
+  end
+end
+
 -- Gradients of all batches of a step; the loss is the mean over the whole step.
-function Run:accumulate(batches, counts)
+function Run:accumulate(epoch, index)
+  local batches, counts = self.plan:step(epoch, index)
   local total = { loss = 0, components = {}, tokens = 0, supervised = 0 }
+  local tallies = {}
   for _, batch in ipairs(batches) do
     local found, message, code = self.session:forward_backward(batch, self.plan.loss, { counts = counts })
     if not found then return nil, message, code end
     total.loss = total.loss + found.loss
-    for name, value in pairs(found.components) do total.components[name] = (total.components[name] or 0) + value end
     total.tokens, total.supervised = total.tokens + found.tokens, total.supervised + found.supervised
+    add_numbers(total.components, found.components)
+    add_tallies(tallies, found.tallies or {})
+  end
+  for name, tally in pairs(tallies) do
+    total.components[name] = tally.count > 0 and tally.sum / tally.count or nil
   end
   return total
 end
 
--- The same; what raises in a loss ends the run with the step named.
-function Run:gradients_of(batches, counts, step)
-  local ok, total, message, code = xpcall(self.accumulate, debug.traceback, self, batches, counts)
-  if ok then return total, message, code end
+-- Calls a method in which functions of the user's run. One that raises ends the run, with the step named.
+function Run:guarded(step, method, ...)
+  local ok, found, message, code = xpcall(method, debug.traceback, self, ...)
+  if ok then return found, message, code end
   self.session:zero_gradients()
-  return self:fail_in(('loss "%s"'):format(self.plan.loss.name), total, step)
+  return self:fail_in(('loss "%s"'):format(self.plan.loss.name), found, step)
 end
 
 -- The update, or none when the loss or a gradient is not finite. `hooked` is what gradient hooks see.
@@ -377,13 +394,12 @@ function Run:train_step()
   local epoch, step = s.epoch, s.step + 1
   if s.index == 0 then self:tell("epoch.start", {}, { epoch = epoch }) end
   self:tell("step.start", {}, { step = step, epoch = epoch })
-  local batches, counts = self.plan:step(epoch, s.index + 1)
-  local total, message, code = self:gradients_of(batches, counts, step)
+  local total, message, code = self:guarded(step, self.accumulate, epoch, s.index + 1)
   if not total then return nil, message, code end
   local lr = schedule.learning_rate(self.plan.config, step, self.plan.total_steps)
   local update
   local hooked = self:hook_info(step, total, lr)
-  update, message, code = self:update(total, lr, hooked)
+  update, message, code = self:guarded(step, self.update, total, lr, hooked)
   if not update then return nil, message, code end
   local seconds = fs.clock() - started
   local event = {
@@ -467,7 +483,7 @@ end
 function Run:call_evaluator(event)
   local watched = self.signals
   if watched then watched:cancels(self.session) end
-  local ok, found, message, code = xpcall(self.evaluator, debug.traceback, self.session, event)
+  local ok, found, message, code = xpcall(self.evaluator, debug.traceback, self.session, event, self.plan.loss)
   if watched then watched:cancels(nil) end
   if not ok then self:fail_in("evaluate", found) end
   if found == nil then return nil, message or "the evaluation returned nothing", code or "argument" end
@@ -511,6 +527,38 @@ function Run:tell_evaluation(event, found, seconds)
   return true
 end
 
+-- ---- samples -------------------------------------------------------------------------------
+
+-- Texts for the run's prompts by a session, told and kept.
+function Run:sample(moment, session)
+  local samples, watched = self.samples, self.signals
+  if not samples then return true end
+  local step = moment == "best" and self.state.best.step or self.state.step
+  if watched then watched:cancels(session or self.session) end
+  local entry, seconds, code = samples:take(session or self.session, self.folder.path, {
+    step = step, epoch = self.event_epoch or self.state.epoch, moment = moment,
+  })
+  if watched then watched:cancels(nil) end
+  if not entry and code == "cancelled" and self:interrupted() then return true end
+  if not entry then return self:bear(nil, seconds, code) end
+  self:tell("samples.stop", { seconds = seconds }, entry)
+  return true
+end
+
+-- Those of the end: of the last state and, if it is another, the best.
+function Run:sample_last()
+  local ok, message, code = self:sample "last"
+  local best = self.state.best
+  if not ok or not self.samples or not best or best.step == self.state.step or self.stop_status == "interrupted" then
+    return ok, message, code
+  end
+  local session
+  session, message, code = self.session:open_checkpoint(paths.join(self.folder.checkpoints, best.name))
+  if not session then return self:bear(nil, message, code) end
+  local guard <close> = session
+  return self:sample("best", guard)
+end
+
 -- ---- the run -------------------------------------------------------------------------------
 
 function Run:end_epoch(ended)
@@ -535,6 +583,7 @@ function Run:after(event)
   if ended then self:end_epoch(ended) end
   if evaluation_due(self.options, event.step, ended ~= nil) then
     ok, message, code = self:evaluate(event)
+    if ok and event.step < self.plan.total_steps then ok, message, code = self:sample "training" end
     if not ok then return nil, message, code end
   end
   local every = self.options.checkpoint_every
@@ -632,6 +681,7 @@ end
 function Run:finish()
   if self.finished then return self.results end
   local ok, message, code = self:save()
+  if ok and self.stop_status ~= "interrupted" then ok, message, code = self:sample_last() end
   if not ok then return self:give_up(message, code) end
   ok, message, code = self:end_with(self.stop_status or "finished", self.stop_reason)
   if not ok then return nil, message, code end

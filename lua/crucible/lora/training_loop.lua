@@ -21,6 +21,7 @@ local paths = require "crucible.paths"
 local plan = require "crucible.lora.plan"
 local run = require "crucible.lora.run"
 local run_folder = require "crucible.lora.run_folder"
+local run_samples = require "crucible.lora.run_samples"
 local schema = require "crucible.schema"
 local selection = require "crucible.lora.selection"
 local suggest = require "crucible.suggest"
@@ -115,6 +116,10 @@ local loop_entries = {
     doc = "seconds after which this call saves a checkpoint and stops" },
   { name = "on_save_error", default = "stop", check = schema.one_of { "stop", "continue" },
     doc = "what a checkpoint or record that cannot be written does to the run; the last checkpoint always counts" },
+  { name = "experiment", check = schema.table, doc = "what lora.create_experiment returned; noted in the manifest" },
+  { name = "samples", default = false, check = schema.either(schema.boolean, schema.integer { min = 1 }, schema.table),
+    doc = "texts to write before, at evaluations and at the end: true, how many rows' prompts, or { prompts, count, "
+      .. "and options of lora.sampling_params }" },
   { name = "signals", default = false, check = schema.either(schema.boolean, schema.table),
     doc = "true: SIGINT and SIGTERM end the run after its step, with a checkpoint; or what crucible.signals.install "
       .. "returned" },
@@ -241,7 +246,7 @@ function training_loop.start(session, dataset, options)
   if not folder then return nil, place, code end
   local self = run.new {
     session = session, plan = settled, options = given, folder = folder, evaluator = evaluator, rules = rules,
-    points = points,
+    points = points, samples = run_samples.new(given.samples, session, settled.datums),
   }
   local ok
   if place then
@@ -254,6 +259,9 @@ function training_loop.start(session, dataset, options)
   ok, message, code = take_signals(self, given.signals)
   if not ok then return nil, message, code end
   tell_begin(self)
+  ok, message, code = true, nil, nil
+  if self.state.step == 0 then ok, message, code = self:sample "before" end
+  if not ok then return self:give_up(message, code) end
   return self
 end
 
