@@ -89,6 +89,8 @@ local session_options = schema.new("lora.create_session", {
   { name = "model", check = schema.table, doc = "an open crucible.model to share; default: opens config.base_model" },
   { name = "experiment_id", check = schema.nonempty_string, doc = "names the run folder; default: a new id" },
   { name = "adapter_name", default = "default", check = schema.nonempty_string, doc = "name of the lora" },
+  { name = "loss_functions", check = schema.table,
+    doc = "a registry of lora.loss_functions.new that names of losses are looked up in; default: lora.loss_functions" },
   { name = "runs", default = "runs", check = schema.nonempty_string, doc = "folder that holds the run folders" },
 })
 
@@ -99,6 +101,7 @@ local session_options = schema.new("lora.create_session", {
 ---@field model crucible.Model?    to share; default: opens config.base_model
 ---@field experiment_id string?    default: a new id
 ---@field adapter_name string?     name of the lora; "default"
+---@field loss_functions crucible.lora.loss_functions?  a registry of its own; default: lora.loss_functions
 ---@field runs string?             folder of run folders; "runs"
 
 --- A session: one base model, one named lora, its optimiser state and its random numbers. Raises

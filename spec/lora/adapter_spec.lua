@@ -354,30 +354,3 @@ describe("an adapter", function()
     end
   end)
 end)
-
-describe("losses", function()
-  local loss_functions = require "crucible.lora.loss_functions"
-
-  it("are found by name, or not", function()
-    assert.equal("cross_entropy", loss_functions.get("cross_entropy").name)
-    local loss, code = loss_functions.get "topological"
-    assert.is_nil(loss)
-    assert.equal("not_found", code)
-    assert.same({ "cross_entropy" }, loss_functions.list())
-  end)
-
-  it("count their units from the data alone", function()
-    local count = loss_functions.get("cross_entropy").count
-    assert.equal(2, count { tokens = { 1, 2, 3, 4 }, weights = { 0, 0.5, -1 } })
-    assert.equal(3, count { tokens = { 1, 2, 3, 4 } })
-    assert.equal(4, count { tokens = { 1, 2, 3, 4 }, targets = { 5, 5, 5, 5 } })
-  end)
-
-  it("can be registered under another name, once", function()
-    loss_functions.register("mine", loss_functions.get "cross_entropy")
-    assert.same({ "cross_entropy", "mine" }, loss_functions.list())
-    expect.raises('"mine" is registered already', loss_functions.register, "mine", {})
-    expect.raises('type must be one of "builtin", got "custom"', loss_functions.register, "other",
-      { type = "custom", name = "x", count = print })
-  end)
-end)

@@ -538,7 +538,7 @@ describe("a run is refused before step 1", function()
   for _, case in ipairs {
     { { epoch = 2 }, 'unknown option "epoch"; did you mean "epochs"?' },
     { { enable_gradient_hooks = true, gradient_hooks = { "nrm" } }, 'no hook is named "nrm"; did you mean "norm"?' },
-    { { loss_fn = "topological" }, 'unknown loss "topological"; known: cross_entropy' },
+    { { loss_fn = "topological" }, 'loss "topological" is not registered: call' },
     { { batch_size = 0 }, "batch_size must be an integer of at least 1, got 0" },
     { { config = { lora_rank = 8 } }, "config.lora_rank is 8, but the session was made with 2" },
     { { config = { lora_rnk = 8 } }, 'unknown option "lora_rnk"; did you mean "lora_rank"?' },

@@ -1,4 +1,4 @@
--- Rows to datums: `{ tokens, weights, metadata, row, prompt_length, seam }`. weights has one value a
+-- Rows to datums: `{ tokens, weights, metadata, row, prompt_length, seam, tokenizer }`. weights has one value a
 -- target, and tokens[i + 1] is the target at i: 0 on the prompt, the row's weight on the answer
 -- and on the end token that follows it. seam is the number of bytes (0 or 1) that stand between prompt
 -- and output; datums.positions finds the tokens of a stretch of the output.
@@ -121,7 +121,7 @@ local function assemble(tokenizer, row, pieces, seam, next_ids, given)
   weights[#weights] = nil
   return {
     tokens = tokens, weights = weights, metadata = row.metadata, prompt_length = prompt, seam = seam,
-    end_id = pieces[#pieces].id,
+    end_id = pieces[#pieces].id, tokenizer = tokenizer,
   }, nil, over > 0
 end
 

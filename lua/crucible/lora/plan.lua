@@ -103,6 +103,8 @@ local function load_datums(self, session, dataset, options)
     max_length = limit, truncation = self.config.truncation,
   })
   if not list then return nil, counts, code end
+  local provided, message, what = loss_functions.check(self.loss, list)
+  if not provided then return nil, message, what end
   self.datums, self.dataset, self.units = list, info, units_of(list)
   if options.gate or #list == 0 then
     self.gate, counts, code = gate.check(list, counts, session.tokenizer, {
@@ -120,11 +122,13 @@ end
 ---@param options table  resolved options of training_loop.run
 ---@return crucible.lora.Plan? plan, string? message, string? code
 function plan.make(session, dataset, options)
+  local registry = session.loss_functions or loss_functions
   local self = setmetatable({
-    config = run_config(session, options.config), loss = loss_functions.resolve(options.loss_fn),
+    config = run_config(session, options.config), loss = registry.resolve(options.loss_fn),
     seed = options.seed or session.seed, shuffle = options.shuffle, batch_size = options.batch_size,
     batch_tokens = options.batch_tokens,
   }, Plan)
+  loss_functions.check_dataset(self.loss, dataset)
   local ok, message, code = load_datums(self, session, dataset, options)
   if not ok then return nil, message, code end
   count_steps(self, options)

@@ -60,7 +60,7 @@ function session.new(model, given)
     experiment_id = id, config = given.config, adapter_name = given.adapter_name, engine = "local", core = core,
     training_client = core, sampling_client = core, started_at = experiment.now(), seed = given.seed, model = model,
     tokenizer = model.tokenizer, context = model.info.context, run_dir = paths.join(given.runs, id), runs = given.runs,
-    gradient_age = 0, closed = false, cancel_wanted = false, terms_seen = {},
+    loss_functions = given.loss_functions, gradient_age = 0, closed = false, cancel_wanted = false, terms_seen = {},
     micro_batch_tokens = given.config.micro_batch_tokens,
   }, Session)
 end
@@ -125,7 +125,7 @@ local backward_options = schema.new("session:forward_backward", {
 ---@return crucible.lora.LossResult? result, string? message, string? code
 function Session:forward_backward(batch, loss_fn, options)
   local given = backward_options:resolve(options)
-  local loss = loss_functions.resolve(loss_fn or "cross_entropy")
+  local loss = (self.loss_functions or loss_functions).resolve(loss_fn or "cross_entropy")
   if loss.type ~= "builtin" then return self:custom_backward(batch, loss, given) end
   local counts = loss_functions.counts(loss, batch)
   local scale = 1 / losses.divisor(loss.name, given.counts or counts)
