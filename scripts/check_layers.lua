@@ -18,12 +18,14 @@ local SEES_EVERY_FLOOR = { -- specs reach kernels through these
 local ALSO_SEES = {
   ["csrc/bind/fs.c"] = "file", -- durable files and digests for Lua
   ["csrc/bind/http.c"] = "net",
+  ["csrc/bind/rows.c"] = "file",
 }
 
 -- System headers and calls that belong to one place. `only`: folders or files that may.
 local OWNED_HEADERS = {
   { names = { "lua.h", "lauxlib.h", "lualib.h", "luaconf.h" }, only = { "csrc/bind/" }, what = "Lua" },
-  { names = { "pthread.h", "threads.h", "omp.h" }, only = { "csrc/base/parallel.c" }, what = "threads" },
+  { names = { "pthread.h", "threads.h", "omp.h" }, only = { "csrc/base/parallel.c", "csrc/base/ahead.c" },
+    what = "threads" },
   { names = { "pcre2.h" }, only = { "csrc/text/" }, what = "PCRE2" },
   { names = { "curl/curl.h", "curl/multi.h", "curl/easy.h" }, only = { "csrc/net/" }, what = "libcurl" },
   { names = { "archive.h", "archive_entry.h" }, only = { "csrc/file/" }, what = "libarchive" },
@@ -52,6 +54,7 @@ local OWNED_CALLS = {
 -- The Lua files that may require the C module; everything else goes through them.
 local CORE_USERS = {
   ["lua/crucible/adapters/local.lua"] = true,
+  ["lua/crucible/datasets/files.lua"] = true,
   ["lua/crucible/download.lua"] = true,
   ["lua/crucible/domain/topology.lua"] = true,
   ["lua/crucible/encoder.lua"] = true,

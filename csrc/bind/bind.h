@@ -48,6 +48,7 @@ extern const bind_class bind_box_class;
 extern const bind_class bind_http_class;
 extern const bind_class bind_transfer_class;
 extern const bind_class bind_lock_class;
+extern const bind_class bind_rows_class;
 
 /* The first member of every handle's userdata. */
 typedef struct bind_handle {
@@ -220,6 +221,7 @@ int bind_session_generate(lua_State *L); /* generation.c */
 int bind_session_score(lua_State *L);
 int bind_encoder_open(lua_State *L);     /* encoder.c */
 int bind_open_http(lua_State *L);        /* http.c */
+int bind_open_rows(lua_State *L);            /* rows.c */
 extern const luaL_Reg bind_fs_functions[];      /* fs.c */
 extern const luaL_Reg bind_signals_functions[]; /* signals.c */
 extern const luaL_Reg bind_topology_functions[]; /* topology.c */

@@ -38,6 +38,8 @@ static const luaL_Reg functions[] = {
     {"statistics", bind_statistics},
     /* http.c */
     {"open_http", bind_open_http},
+    /* rows.c */
+    {"open_rows", bind_open_rows},
     /* encoder.c */
     {"open_encoder", bind_encoder_open},
     {NULL, NULL},
@@ -52,6 +54,7 @@ static const bind_class *const classes[] = {
     &bind_encoder_class,    /* encoder.c */
     &bind_tensor_class,     /* tensor.c, tensor_ops.c */
     &bind_lock_class,       /* fs.c */
+    &bind_rows_class,       /* rows.c */
     &bind_http_class,       /* http.c */
     &bind_transfer_class,
 };

@@ -576,6 +576,24 @@ function core.fs.terminal_size(stream) end
 ---@return integer
 function core.fs.peak_memory() end
 
+---@class crucible.core.Rows  the rows of a data file, parsed ahead on a thread of its own, in constant memory
+local Rows = {}
+
+--- Opens JSON Lines, a JSON array, CSV, TSV or lines of text; plain or compressed by gzip, zstd, bzip2 or xz. A row of
+--- CSV or TSV is a table of strings by the first line's names, of text { text = line }.
+---@param path string
+---@param options { format: "jsonl"|"json"|"csv"|"tsv"|"text"|nil, ahead: boolean?, longest: integer?, keep: string[]? }?  format: by name and content unless given; longest: bytes of a row, 16 MiB; keep: members of objects to make, the others are left out
+---@return crucible.core.Rows? rows, string? message, string? code
+function core.open_rows(path, options) end
+
+--- The next row and the line it begins in; nil alone at the end. A row that cannot be parsed gives nil, message, code and
+--- its line, and the next call goes on behind it; nil, message, code without a line is the end of what can be read.
+---@return any row, integer|string|nil line_or_message, string? code, integer? line
+function Rows:next() end
+
+--- Ends the thread and closes the file. Closing twice is fine.
+function Rows:close() end
+
 ---@class crucible.core.HttpRequest
 ---@field url string               http or https
 ---@field method string?           GET, or POST with a body

@@ -5,7 +5,7 @@ local expect = require "spec.support.expect"
 local bind = require "spec.support.bind"
 
 local MANUAL = "lua/crucible/core.meta.lua"
-local CLASSES = { "Model", "Tokenizer", "Session", "Generation", "Encoder", "Lock", "Http", "Transfer" }
+local CLASSES = { "Model", "Tokenizer", "Session", "Generation", "Encoder", "Lock", "Http", "Transfer", "Rows" }
 
 local function read(path)
   local handle = assert(io.open(path, "rb"))

@@ -4,10 +4,12 @@
 --
 --     local fake = require("spec.support.fake_core").install()
 --
--- before anything that requires crucible.core. fs and tensor are the real one's.
+-- before anything that requires crucible.core. fs, tensor, files and transfers are the real one's.
 local real = require "crucible.core"
 
-local fake = { fs = real.fs, tensor = real.tensor, _VERSION = real._VERSION }
+local fake = {
+  fs = real.fs, tensor = real.tensor, _VERSION = real._VERSION, open_rows = real.open_rows, open_http = real.open_http,
+}
 
 fake.EOS, fake.BOS = 256, 257
 fake.POISON = 0 -- a supervised target of this byte makes the loss NaN

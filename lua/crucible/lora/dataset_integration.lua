@@ -1,17 +1,16 @@
--- Rows for training and evaluation, `{ input, output, metadata }`, out of a named data set, a
--- JSONL file or a table.
+-- Rows for training and evaluation, `{ input, output, metadata }`, out of a named data set, a data file
+-- (JSON Lines, JSON, CSV, TSV, text; plain or compressed) or a table.
 --
 -- Which function turns a raw row into that shape: the option `transform`, else `formatter`, else
 -- the data set's own, else rows must carry input and output already.
 local chat = require "crucible.chat"
-local download = require "crucible.download"
 local errors = require "crucible.errors"
-local jsonl = require "crucible.jsonl"
+local files = require "crucible.datasets.files"
+local opening = require "crucible.datasets.opening"
 local paths = require "crucible.paths"
 local random = require "crucible.random"
 local rows_module = require "crucible.lora.rows"
 local schema = require "crucible.schema"
-local sources = require "crucible.datasets.sources"
 local suggest = require "crucible.suggest"
 
 local dataset_integration = {}
@@ -149,94 +148,21 @@ local function contains(list, value)
   return false
 end
 
-local function folders_of(dataset, given_path)
-  local name = dataset.folder or dataset.name
-  if given_path then return { given_path, paths.join(given_path, name) } end
-  local folders = {}
-  for i, root in ipairs(paths.data()) do folders[i] = paths.join(root, name) end
-  return folders
-end
-
-local function open_file(path)
-  local next_row, message, code = jsonl.reader(path)
-  return next_row, next_row and path or message, code
-end
-
--- The reader of the first file of a split.
-local function open_files(dataset, folder, split)
-  local path = paths.join(folder, dataset.files[split][1].name)
-  if paths.is_file(path) then return open_file(path) end
-end
-
-local function open_in(dataset, folder, options)
-  if dataset.open then return dataset.open(folder, options.split, options) end
-  return open_files(dataset, folder, options.split)
-end
-
--- Its reader, fetched before; or nil, why that cannot be.
-local function open_fetched(dataset, options)
-  if not dataset.files or options.path then return nil end
-  if not options.download then return nil, "; downloads are switched off" end
-  local folder = paths.join(paths.cache(), "data", dataset.folder or dataset.name)
-  if download.is_offline() then return nil, "; the network is switched off" end
-  local ok, message = sources.fetch(dataset, options.split, folder)
-  if not ok then return nil, "; it could not be fetched: " .. message end
-  local next_row, path, code = open_in(dataset, folder, options)
-  if not next_row and not code then return nil, "; what was fetched does not have it" end
-  return next_row, path, code
-end
-
-local function advice_of(dataset, split)
-  if dataset.advice then return "; " .. dataset.advice(split) end
-  return dataset.files and "; " .. sources.advice(dataset, split) or ""
-end
-
-local function check_split(dataset, options)
-  if contains(dataset.splits, options.split) then return true end
-  if options.labels == "all" and contains(dataset.unlabelled or {}, options.split) then return true end
-  return errors.failure("not_found", '%s has no labelled split "%s"; it has: %s', dataset.name, options.split,
-    table.concat(dataset.splits, ", "))
-end
-
-local function open_named(dataset, options)
-  if options.path and paths.is_file(options.path) then return open_file(options.path) end
-  local ok, message, failed = check_split(dataset, options)
-  if not ok then return nil, message, failed end
-  local folders = folders_of(dataset, options.path)
-  for _, folder in ipairs(folders) do
-    local next_row, path, code = open_in(dataset, folder, options)
-    if code then return nil, path, code end
-    if next_row then return next_row, path end
-  end
-  local next_row, path, code = open_fetched(dataset, options)
-  if next_row or code then return next_row, path, code end
-  return errors.failure("not_found", "%s (%s) was not found in %s%s%s", dataset.name, options.split,
-    table.concat(folders, ", "), path or "", advice_of(dataset, options.split))
-end
-
-local function open_table(rows)
-  local index = 0
-  return function()
-    index = index + 1
-    if rows[index] ~= nil then return rows[index], index end
-  end, "the given table"
-end
-
 -- A reader of raw rows, what it reads in words, and the data set if it is a named one.
 local function open(source, options)
-  if type(source) == "table" then return open_table(source) end
+  if type(source) == "table" then return opening.table(source) end
   if type(source) ~= "string" then
-    errors.raise("a dataset is a name, the path of a JSONL file or a table of rows, got %s", schema.show(source))
+    errors.raise("a dataset is a name, the path of a data file or a table of rows, got %s", schema.show(source))
   end
   local dataset = dataset_integration.find(source)
   if dataset then
-    local next_row, path, code = open_named(dataset, options)
+    local next_row, path, code = opening.named(dataset, options)
     return next_row, path, code, dataset
   end
   if source:find("/", 1, true) or source:find("%.%w+$") or paths.is_file(source) then
-    return open_file(source)
+    return opening.file(source, options)
   end
-  return errors.failure("not_found", 'unknown dataset "%s"%s (the path of a JSONL file works too)', source,
+  return errors.failure("not_found", 'unknown dataset "%s"%s (the path of a data file works too)', source,
     suggest.phrase(source, sorted_names(datasets)))
 end
 
@@ -250,11 +176,27 @@ local function row_function(options, dataset)
   return chosen
 end
 
+local function is_columns(value)
+  if type(value) ~= "table" or next(value) == nil then return false end
+  for key, path in pairs(value) do
+    if type(path) ~= "string" or path == "" then return false end
+    if type(key) ~= "string" and math.type(key) ~= "integer" then return false end
+  end
+  return true
+end
+
 local common_entries = {
   { name = "split", default = "train", check = schema.nonempty_string, doc = "of a named data set" },
   { name = "path", check = schema.nonempty_string, doc = "file or folder of a named data set" },
   { name = "transform", check = schema.callable, doc = "(raw row) → { input, output, metadata }" },
   { name = "formatter", check = schema.either(schema.nonempty_string, schema.callable), doc = "the same, by name" },
+  { name = "columns", check = schema.test("a list of keys, or a table of new key → key", is_columns),
+    doc = "keys to keep of raw rows; a key may be a path: answers.0.text" },
+  { name = "format", check = schema.one_of(files.formats), doc = "of a file; default: by its name or content" },
+  { name = "max_row_bytes", check = schema.integer { min = 1, max = 1 << 31 },
+    doc = "of a file: a longer row is a bad one; default: 16 MiB" },
+  { name = "on_bad_row", default = "stop", check = schema.one_of { "stop", "skip" },
+    doc = "what a row that cannot be read or formatted does; skipped ones are counted" },
   { name = "filter", check = schema.callable, doc = "(raw row) → false to leave it out" },
   { name = "limit", check = schema.integer { min = 0 }, doc = "rows at most" },
   { name = "template", check = schema.one_of(chat.renderers()), doc = "of messages; default: that of the tokenizer" },
@@ -287,6 +229,9 @@ local prepare_options = schema.new("prepare_dataset", with(common_entries, {
   { name = "seed", default = 0, check = schema.integer(), doc = "of the shuffle" },
 }))
 local stream_options = schema.new("stream_dataset", with(common_entries, {
+  { name = "shuffle", default = false, check = schema.boolean, doc = "within a buffer that moves along the rows" },
+  { name = "seed", default = 0, check = schema.integer(), doc = "of the shuffle" },
+  { name = "shuffle_buffer", default = 1024, check = schema.integer { min = 1 }, doc = "rows in it" },
   { name = "batch_size", default = 8, check = schema.integer { min = 1 }, doc = "rows a batch; the last may be short" },
 }))
 
@@ -301,31 +246,77 @@ local function passes(filter, example)
   return kept and true or false
 end
 
+local KEPT_MESSAGES = 10
+
+-- Counts a bad row that may be skipped; else nil, its message and code.
+local function skip(info, options, message, code)
+  if options.on_bad_row ~= "skip" then return nil, message, code end
+  info.skipped = info.skipped + 1
+  if #info.skipped_rows < KEPT_MESSAGES then info.skipped_rows[#info.skipped_rows + 1] = message end
+  return true
+end
+
+-- The finished rows of a raw one: none when it is filtered out; nil, why when it is bad.
+local function finish(example, number, pick, transform, options)
+  local why, kept
+  if pick then
+    example, why = pick(example)
+    if not example then return nil, why end
+  end
+  kept, why = passes(options.filter, example)
+  if why then return nil, why end
+  if not kept then return {} end
+  return rows_module.convert(example, transform, number, options)
+end
+
 -- A reader of finished rows over a reader of raw ones.
-local function converter(next_raw, where, options, dataset)
+local function converter(next_raw, info, options, dataset)
   local transform, waiting, given = row_function(options, dataset), {}, 0
+  local pick = options.columns and files.picker(options.columns)
   return function()
-    while true do
-      if given < #waiting then
-        given = given + 1
-        return waiting[given]
+    while given >= #waiting do
+      local example, number, code, bad_line = next_raw()
+      local ok, why = true
+      waiting, given = {}, 0
+      if code then
+        if not bad_line then return nil, number, code end
+        ok, why, code = skip(info, options, number, code)
+      elseif example == nil then
+        return nil
+      else
+        waiting, why = finish(example, number, pick, transform, options)
+        if not waiting then
+          waiting = {}
+          ok, why, code = skip(info, options, ("%s: row %s: %s"):format(info.source, number, why), "data")
+        end
       end
-      local example, number, code = next_raw()
-      if code then return nil, number, code end
-      if example == nil then return nil end
-      local kept, why = passes(options.filter, example)
-      if kept then waiting, why = rows_module.convert(example, transform, number, options) end
-      if why then return errors.failure("data", "%s: row %s: %s", where, number, why) end
-      if kept then given = 0 end
+      if not ok then return nil, why, code end
     end
+    given = given + 1
+    return waiting[given]
   end
 end
 
+local function labels_of(dataset, options)
+  local labels = dataset and dataset.labels
+  if type(labels) == "function" then return labels(options) end
+  return labels
+end
+
+local function describe(source, where, dataset, options)
+  return {
+    name = type(source) == "string" and source or "table", source = where,
+    split = dataset and options.split or nil, labels = labels_of(dataset, options), skipped = 0, skipped_rows = {},
+  }
+end
+
+-- A reader of finished rows, and what is read.
 local function start(source, options)
   check_special_options(source, dataset_integration.find(source), options)
   local next_raw, where, code, dataset = open(source, options)
   if not next_raw then return nil, where, code end
-  return converter(next_raw, where, options, dataset), where
+  local info = describe(source, where, dataset, options)
+  return converter(next_raw, info, options, dataset), info
 end
 
 local function collect(next_row, limit)
@@ -345,16 +336,46 @@ local function reorder(rows, options)
   return shuffled
 end
 
+-- A reader in another order: a buffer is filled, and each row that leaves it, drawn at random, is replaced
+-- by the next. A row comes at most `size` places early, and about as far late as it is unlucky.
+local function buffer_shuffle(next_row, size, seed)
+  local draw, buffer, ended = random.generator(seed, 0), {}, false
+  local function refill()
+    while not ended and #buffer < size do
+      local row, message, code = next_row()
+      if code then return nil, message, code end
+      ended = row == nil
+      buffer[#buffer + 1] = row
+    end
+    return true
+  end
+  return function()
+    local ok, message, code = refill()
+    if not ok then return nil, message, code end
+    if #buffer == 0 then return nil end
+    local place = draw(#buffer)
+    local row = buffer[place]
+    buffer[place] = buffer[#buffer]
+    buffer[#buffer] = nil
+    return row
+  end
+end
+
 ---@class crucible.lora.RowOptions
 ---@field split string?      of a named data set; "train"
 ---@field path string?       file or folder of a named data set
 ---@field transform (fun(row: table): crucible.lora.Row)?
 ---@field formatter string|function|nil
----@field filter (fun(row: table): boolean)?  of raw rows
+---@field columns string[]|table<string, string>|nil  keys to keep of raw rows, or new key → key; "answers.0.text" is a path
+---@field format string?     of a file: jsonl, json, csv, tsv, text; by its name or content
+---@field max_row_bytes integer?  of a file: a longer row is a bad one; 16 MiB
+---@field on_bad_row "stop"|"skip"|nil  what a row that cannot be read or formatted does; "stop"
+---@field filter (fun(row: table): boolean)?  of raw rows, after columns
 ---@field limit integer?     rows at most
 ---@field download boolean?  fetch a named data set that is not here; true
 ---@field labels "evidence"|"all"|nil  of scifact: the rows with evidence (default), or all
----@field shuffle boolean?   prepare_dataset alone, before the limit
+---@field shuffle boolean?   before the limit; in a stream within a buffer
+---@field shuffle_buffer integer?  stream_dataset alone; 1024 rows
 ---@field seed integer?      of the shuffle; 0
 ---@field batch_size integer?  stream_dataset alone; 8
 
@@ -363,52 +384,47 @@ end
 ---@field source string  where the rows came from
 ---@field split string?
 ---@field labels string[]?
+---@field skipped integer         bad rows left out, with on_bad_row = "skip"
+---@field skipped_rows string[]   what was wrong with the first ten
 
-local function labels_of(dataset, options)
-  local labels = dataset and dataset.labels
-  if type(labels) == "function" then return labels(options) end
-  return labels
-end
-
---- All rows of a data set (by name), of a JSONL file (by path) or of a table of raw rows.
---- Second value: what was read. Fails with "not_found", "io", "format" (a line that is not JSON,
---- with file and line) or "data" (a row of the wrong shape or a formatter that raised, with the
---- row's number).
+--- All rows of a data set (by name), of a data file (by path) or of a table of raw rows.
+--- Second value: what was read, with the number of bad rows that were skipped. Fails with "not_found",
+--- "io", "format" (a row that cannot be parsed, with file and line; a damaged file) or "data" (a row of
+--- the wrong shape or a formatter that raised, with the row's number: its line in a file).
 ---@param source string|table[]
 ---@param options crucible.lora.RowOptions?
 ---@return crucible.lora.Row[]? rows, crucible.lora.DatasetInfo|string|nil info_or_message, string? code
 function dataset_integration.prepare_dataset(source, options)
   local given = prepare_options:resolve(options)
-  local next_row, where, code = start(source, given)
-  if not next_row then return nil, where, code end
+  local next_row, info, code = start(source, given)
+  if not next_row then return nil, info, code end
   local rows, message
   rows, message, code = collect(next_row, not given.shuffle and given.limit or nil)
   if not rows then return nil, message, code end
   if given.shuffle then rows = reorder(rows, given) end
-  local dataset = dataset_integration.find(source)
-  return rows, {
-    name = type(source) == "string" and source or "table", source = where,
-    split = dataset and given.split or nil, labels = labels_of(dataset, given),
-  }
+  return rows, info
 end
 
---- An iterator of batches in constant memory: `for batch in stream_dataset(source) do … end`. A
---- source that cannot be opened gives nil, message, code; a bad row met on the way raises its
---- message, which names it.
+--- An iterator of batches in constant memory: `for batch in stream_dataset(source) do … end`. Second
+--- value: what is read; its count of skipped rows grows on the way. Files are read and parsed ahead on
+--- a thread of their own. `shuffle` draws from a buffer of `shuffle_buffer` rows: the same order for the
+--- same seed, but rows far apart in the file stay far apart; prepare_dataset shuffles all. A source that
+--- cannot be opened gives nil, message, code; a bad row met on the way raises its message, which names it.
 ---@param source string|table[]
 ---@param options crucible.lora.RowOptions?
----@return (fun(): crucible.lora.Row[]?)? next_batch, string? message, string? code
+---@return (fun(): crucible.lora.Row[]?)? next_batch, crucible.lora.DatasetInfo|string|nil info_or_message, string? code
 function dataset_integration.stream_dataset(source, options)
   local given = stream_options:resolve(options)
-  local next_row, where, code = start(source, given)
-  if not next_row then return nil, where, code end
+  local next_row, info, code = start(source, given)
+  if not next_row then return nil, info, code end
+  if given.shuffle then next_row = buffer_shuffle(next_row, given.shuffle_buffer, given.seed) end
   local left = given.limit or math.maxinteger
   return function()
     local batch, message, failed = collect(next_row, math.min(given.batch_size, left))
     if failed then errors.raise("%s", message) end
     left = left - #batch
     return #batch > 0 and batch or nil
-  end
+  end, info
 end
 
 return dataset_integration
