@@ -12,6 +12,7 @@ local rooms = {
   models = "crucible.models",
   signals = "crucible.signals",
   sweep = "crucible.sweep",
+  report = "crucible.report",
   telemetry = "crucible.telemetry",
   tensor = "crucible.tensor",
   tokenizer = "crucible.tokenizer",
@@ -25,6 +26,7 @@ local rooms = {
 ---@field models crucible.models        names of models and where their files lie
 ---@field signals crucible.signals      SIGINT and SIGTERM, for programs that ask
 ---@field sweep fun(options: table): crucible.sweep.Result?, string?, string?  runs over a table of configs
+---@field report crucible.report        pages of runs: crucible.report.write { "runs/first" }
 ---@field telemetry crucible.telemetry  events of training: crucible.telemetry.attach(fn)
 ---@field tensor crucible.tensor        tensors with reverse-mode differentiation, for losses and statistics
 ---@field tokenizer crucible.tokenizer  crucible.tokenizer(name_or_path)

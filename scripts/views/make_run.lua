@@ -39,7 +39,7 @@ local function train(session, more)
     max_steps = given.steps, checkpoint_every = math.max(1, given.steps // 3), enable_gradient_hooks = true,
     gradient_hooks = { "norm", "distribution", "flow", "health", "updates", "cosine" },
     evaluate = { mode = dev.mode, limit = dev.limit, metrics = dev.metrics },
-    evaluate_every = given.evaluate_every, tensorboard = true, csv = true,
+    evaluate_every = given.evaluate_every, tensorboard = true, csv = true, report = true,
   }
   for key, value in pairs(more) do run_options[key] = value end
   return assert(lora.training_loop.run(session, "scifact", run_options))

@@ -38,6 +38,7 @@ describe("an installed copy", function()
     for _, path in ipairs {
       "lib/lua/5.4/crucible/core.so", "share/lua/5.4/crucible/init.lua", "share/lua/5.4/crucible/lora/config.lua",
       "lib/libcrucible.a", "include/crucible.h", "include/crucible_lua.h", "lib/pkgconfig/crucible.pc", "bin/crucible",
+      "share/lua/5.4/crucible/report/page.css", "share/lua/5.4/crucible/report/page.js",
     } do
       local handle = io.open(prefix .. "/" .. path)
       assert.truthy(handle, path .. " is not there")
@@ -57,6 +58,12 @@ describe("an installed copy", function()
     local output, status = shell.run(("cd / && unset CRUCIBLE_BUILD LUA_PATH LUA_CPATH && %s/bin/crucible --version")
       :format(prefix))
     assert.same({ require("crucible")._VERSION .. "\n", 0 }, { output, status })
+  end)
+
+  it("writes reports", function()
+    shell.write(prefix .. "/run/telemetry.jsonl", '{"step": 1, "loss": 2}\n')
+    local output, status = in_prefix "bin/crucible report run && grep -c '<h1>' run/report.html"
+    assert.same({ "run/report.html\n1\n", 0 }, { output, status })
   end)
 
   it("exports nothing but luaopen_*", function()

@@ -13,9 +13,10 @@ local schema = require "crucible.schema"
 
 local run_records = {}
 
---- Answers kept of each evaluation, and bytes of each text in them.
+--- Answers kept of each evaluation, bytes of each text in them, and members of any list.
 run_records.most_examples = 24
 run_records.most_bytes = 4000
+run_records.most_members = 1000
 
 run_records.files = { evaluations = "evaluations.jsonl", samples = "samples.jsonl" }
 
@@ -37,10 +38,12 @@ local function plain(value, depth)
   if kind == "number" or kind == "boolean" then return value end
   if kind ~= "table" or depth > 8 then return nil end
   local copy = {}
+  for i = 1, math.min(#value, run_records.most_members) do copy[i] = plain(value[i], depth + 1) end
+  if #value > 0 then return json.array(copy) end
   for key, inner in pairs(value) do
-    if type(key) == "number" or type(key) == "string" then copy[key] = plain(inner, depth + 1) end
+    if type(key) == "string" then copy[key] = plain(inner, depth + 1) end
   end
-  return #value > 0 and json.array(copy) or copy
+  return copy
 end
 
 local function plain_fields(fields)
