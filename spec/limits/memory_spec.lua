@@ -76,6 +76,32 @@ describe("a training step", function()
     end)
   end
 
+  -- A loss over every output; the two tensors are the caller's and are closed.
+  local function train_on_outputs(session, rows)
+    local questions = {}
+    for i in ipairs(rows) do
+      questions[i] = { positions = { 2, 1 }, counts = { 2, 1 }, ids = { 5, 6, 7 }, spans = { 1, 2 } }
+    end
+    assert(session:predict(rows, { train = true, questions = questions,
+      outputs = { "logprobs", "entropy", "candidates", "hidden", "base_logprobs", "base_candidates" } }))
+    assert(session:backward())
+    assert(session:optim_step(ADAM))
+  end
+
+  for _, way in ipairs(ways) do
+    it("on a loss of one's own allocates nothing after the first of its size, " .. way[1], function()
+      local session <close> = open(way[2])
+      train_on_outputs(session, batch(1, 40, 7, 21))
+      local before = allocations()
+      for step = 1, 3 do
+        train_on_outputs(session, batch(step, 40, 7, 21))
+        train_on_outputs(session, batch(step, 3, 12))
+        train(session, batch(step, 3, 12))
+      end
+      assert.equal(before, allocations())
+    end)
+  end
+
   it("allocates nothing after generation and scoring have used the work space", function()
     local session <close> = open()
     train(session, batch(1, 40, 7))
@@ -233,6 +259,33 @@ describe("any one allocation may fail", function()
       for _, event in ipairs(events) do tokens[#tokens + 1] = event.token end
     end
     assert.same(expected, tokens)
+  end)
+
+  it("in a prediction and its way back", function()
+    local reference <close> = open()
+    local rows, request = batch(3, 9, 4), { train = true, questions = { { spans = { 1, 3 } }, { spans = {} } },
+      outputs = { "logprobs", "entropy", "hidden", "base_logprobs" } }
+    local array = core.tensor
+    local expected
+    local function values_of(session)
+      local tensor = session:prediction_tensor("values")
+      return tensor and array.totable(tensor)
+    end
+    assert(reference:predict(rows, request))
+    expected = values_of(reference)
+    fail_each(nil, function(session)
+      local answer, message, code = session:predict(rows, request)
+      if not answer then return nil, message, code end
+      local slopes
+      slopes, message, code = session:prediction_tensor("slopes")
+      if not slopes then return nil, message, code end
+      local ok
+      ok, message, code = session:backward()
+      if not ok then return nil, message, code end
+      native.memory_fail_at(0)
+      assert.same(expected, values_of(session))
+      return true
+    end)
   end)
 
   it("in scoring", function()

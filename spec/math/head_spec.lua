@@ -66,6 +66,46 @@ for _, kernels in ipairs(native.math.kernels()) do
       for _, n in ipairs({ 1, 2, 63, 511, 512, 513, 600 }) do assert_plain(positions(n, 4, 23)) end
     end)
 
+    it("answers any number of tokens a position, and its entropy, as the plain loop does", function()
+      for _, shape in ipairs({ { 5, 16, 700 }, { 66, 8, 300 }, { 3, 9, 41 }, { 2, 8, 1 } }) do
+        local p = with(positions(table.unpack(shape)), { entropy = true, starts = { 0 }, targets = {} })
+        for i = 1, p.n do
+          for k = 1, i % 4 do table.insert(p.targets, (i * 7919 + k % 3 * 31) % p.vocabulary) end
+          p.starts[i + 1] = #p.targets
+        end
+        local ours = { head(with(p, { kernels = kernels, threads = 2 })) }
+        local plain = { head(with(p, { plain = true })) }
+        local title, bound = table.concat(shape, " "), 4e-6 * (1 + largest_logit(p))
+        for output = 1, 5 do assert.is_nil(lists.first_beyond(ours[output], plain[output], bound), title) end
+        local single = { head(with(p, { kernels = kernels })) }
+        for output = 1, 5 do assert.is_true(lists.bits(ours[output]) == lists.bits(single[output]), title) end
+      end
+    end)
+
+    it("keeps the entropy of near certainty to a small relative error", function()
+      local p = with(positions(4, 16, 600, 24), { entropy = true })
+      local _, _, _, entropy = head(with(p, { kernels = kernels }))
+      local _, _, _, plain = head(with(p, { plain = true }))
+      for i = 1, p.n do
+        assert.is_true(plain[i] < 0.5)
+        assert.near(plain[i], entropy[i], 1e-3 * plain[i]) -- logits of 80 are rounded to 4e-6
+      end
+    end)
+
+    it("has the slopes of entropies and of several tokens that finite differences find", function()
+      local p = with(positions(3, 9, 41), { entropy = true, starts = { 0, 2, 2, 5 }, targets = { 3, 40, 7, 7, 0 } })
+      local slope, entropy_slope = { 0.5, -1.25, 2, 0.25, -3 }, { 1.5, -2, 0.75 }
+      local function loss(hidden)
+        local logprobs, _, _, entropy = head(with(p, { hidden = hidden, plain = true }))
+        return lists.dot(slope, logprobs) + lists.dot(entropy_slope, entropy)
+      end
+      local _, expected, _, _, tilt = head(with(p, { kernels = kernels }))
+      local dhidden = native.math.head_backward(with(p, {
+        kernels = kernels, threads = 2, expected = expected, tilt = tilt, slope = slope, entropy_slope = entropy_slope,
+      }))
+      for i = 1, #dhidden do assert.near(gradient.entry(loss, p.hidden, i, 0.02), dhidden[i], 5e-4) end
+    end)
+
     it("gives zero for a vocabulary of one", function()
       local p = positions(3, 8, 1)
       local logprobs, expected = head(with(p, { kernels = kernels }))
