@@ -217,6 +217,8 @@ int bind_session_prediction_tensor(lua_State *L);
 int bind_session_backward(lua_State *L);
 int bind_session_end_prediction(lua_State *L);
 int bind_session_pass_over(lua_State *L);
+int bind_session_share_gradients(lua_State *L);
+int bind_session_share(lua_State *L);
 int bind_session_generate(lua_State *L); /* generation.c */
 int bind_session_score(lua_State *L);
 int bind_encoder_open(lua_State *L);     /* encoder.c */

@@ -188,9 +188,39 @@ int bind_session_prediction_tensor(lua_State *L)
     return bind_tensor_result(L, &result, code);
 }
 
+/* backward(term) */
 int bind_session_backward(lua_State *L)
 {
-    return bind_true(L, cr_session_backward(session_core(L)));
+    cr_session *core = session_core(L);
+    if (lua_isnoneornil(L, 2))
+        return bind_true(L, cr_session_backward(core));
+    lua_Integer term = luaL_checkinteger(L, 2);
+    luaL_argcheck(L, term >= 1, 2, "expected a term's number from 1");
+    return bind_true(L, cr_session_backward_share(core, (size_t)term - 1));
+}
+
+/* share_gradients(terms) */
+int bind_session_share_gradients(lua_State *L)
+{
+    cr_session *core = session_core(L);
+    lua_Integer terms = luaL_checkinteger(L, 2);
+    luaL_argcheck(L, terms >= 0 && terms <= 1024, 2, "expected a number of terms from 0 to 1024");
+    return bind_true(L, cr_session_share_gradients(core, (size_t)terms));
+}
+
+/* share(term) → norm, cosine */
+int bind_session_share(lua_State *L)
+{
+    cr_session *core = session_core(L);
+    lua_Integer term = luaL_checkinteger(L, 2);
+    luaL_argcheck(L, term >= 1, 2, "expected a term's number from 1");
+    cr_share share;
+    int code = cr_session_share(core, (size_t)term - 1, &share);
+    if (code < 0)
+        return bind_failure(L, code);
+    lua_pushnumber(L, (lua_Number)share.norm);
+    lua_pushnumber(L, (lua_Number)share.cosine);
+    return 2;
 }
 
 int bind_session_end_prediction(lua_State *L)

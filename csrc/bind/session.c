@@ -389,6 +389,8 @@ static const luaL_Reg methods[] = {
     {"backward", bind_session_backward},
     {"end_prediction", bind_session_end_prediction},
     {"pass_over", bind_session_pass_over},
+    {"share_gradients", bind_session_share_gradients},
+    {"share", bind_session_share},
     /* generation.c */
     {"generate", bind_session_generate},
     {"score", bind_session_score},

@@ -307,6 +307,20 @@ CR_API int cr_session_predict(cr_session *session, const cr_datum *datums, size_
 CR_API int cr_session_backward(cr_session *session);
 CR_API void cr_session_end_prediction(cr_session *session);
 
+/* What each of `count` terms of a loss adds to the gradients is kept apart from now on; 0 = no longer. The
+ * memory of one more gradient a term, and of one beside. */
+CR_API int cr_session_share_gradients(cr_session *session, size_t count);
+
+/* cr_session_backward for the slopes of term `share` (from 0) alone. */
+CR_API int cr_session_backward_share(cr_session *session, size_t share);
+
+typedef struct cr_share {
+    double norm;   /* of the term's gradient since the gradients were last zero */
+    double cosine; /* with the first term's; NaN where either is zero */
+} cr_share;
+
+CR_API int cr_session_share(cr_session *session, size_t share, cr_share *out);
+
 /* Counts datums as run that were not, for dropout's masks: a part of a batch that a loss has no
  * interest in. */
 CR_API void cr_session_pass_over(cr_session *session, size_t datums);

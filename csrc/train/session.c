@@ -9,6 +9,7 @@
 #include "train/adamw.h"
 #include "train/loss.h"
 #include "train/prediction.h"
+#include "train/shares.h"
 #include "train/watch.h"
 
 #define DEFAULT_MICRO_BATCH 1024
@@ -62,6 +63,7 @@ static int fill(cr_session *session)
 static void destroy(cr_session *session)
 {
     cr_predicting_free(session->predicting);
+    cr_shares_free(session->shares);
     cr_watch_free(session->watch);
     cr_arena_free(&session->arena);
     cr_free(session->partial);
@@ -319,6 +321,7 @@ void cr_session_zero_gradients(cr_session *session)
     memset(session->lora.gradients, 0, session->lora.floats * sizeof(float));
     session->window_datums = 0;
     cr_watch_zeroed(session);
+    cr_shares_zeroed(session);
 }
 
 uint64_t cr_session_step(const cr_session *session)

@@ -12,11 +12,12 @@ struct cr_session {
     cr_session_config config; /* resolved: no zeros that stand for defaults */
     cr_compute compute;
     cr_lora lora;
-    cr_arena arena;                   /* work space of the running call */
-    double *partial;                  /* [cr_adamw_chunks] */
-    uint64_t step;                    /* updates made */
-    uint64_t window_datums;           /* datums since the last update: part of dropout's key */
-    struct cr_watch *watch;           /* train/watch.h; NULL until something is asked for */
+    cr_arena arena;           /* work space of the running call */
+    double *partial;          /* [cr_adamw_chunks] */
+    uint64_t step;            /* updates made */
+    uint64_t window_datums;   /* datums since the last update: part of dropout's key */
+    struct cr_watch *watch;   /* train/watch.h; NULL until something is asked for */
+    struct cr_shares *shares; /* train/shares.h; NULL until gradients are shared among terms */
     struct cr_predicting *predicting; /* train/prediction.h; NULL before the first prediction */
     volatile int cancelled;
     int holders; /* opens and generations; one thread uses a session */

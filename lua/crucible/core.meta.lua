@@ -181,9 +181,21 @@ function Session:predict(batch, request) end
 ---@return crucible.core.Array? array, string? message, string? code
 function Session:prediction_tensor(which) end
 
---- Adds the gradients that belong to the prediction's slopes.
+--- Adds the gradients that belong to the prediction's slopes; with `term`, they are that term's, whose
+--- gradients are kept apart.
+---@param term integer?  from 1, after share_gradients
 ---@return true? ok, string? message, string? code
-function Session:backward() end
+function Session:backward(term) end
+
+--- From now on keeps apart what each of so many terms adds to the gradients; 0 = no longer.
+---@param terms integer
+---@return true? ok, string? message, string? code
+function Session:share_gradients(terms) end
+
+--- Norm of a term's gradient since the gradients were last zero, and its cosine with the first term's.
+---@param term integer
+---@return number? norm, number|string cosine_or_message, string? code
+function Session:share(term) end
 
 --- Ends the prediction, if there is one.
 function Session:end_prediction() end

@@ -385,4 +385,18 @@ function loss_functions.check_dataset(loss, dataset)
   end
 end
 
+--- Holds the gradient of a loss beside finite differences, through the whole model of a session: a report with
+--- `passed`, `relative_error` and where they differ most; print it. Gradients added so far are dropped.
+---@param loss_fn string|crucible.lora.Loss
+---@param session crucible.Session
+---@param batch crucible.core.Datum[]  small: the model runs some twenty times
+---@param options table?  directions, step, entries, entry_step, tolerance, entry_tolerance, seed
+---@return table report
+function loss_functions.check_gradient(loss_fn, session, batch, options)
+  if type(session) ~= "table" or not session.check_gradient then
+    errors.raise("check_gradient: this needs a session of an engine that gives gradients")
+  end
+  return session:check_gradient(loss_fn, batch, options)
+end
+
 return loss_functions

@@ -236,9 +236,9 @@ end
 
 local function active_terms(run, datums)
   local active = {}
-  for _, term in ipairs(run.terms) do
+  for number, term in ipairs(run.terms) do
     local units = units_in(term, datums)
-    if units > 0 then active[#active + 1] = { term = term, units = units } end
+    if units > 0 then active[#active + 1] = { term = term, units = units, number = number } end
   end
   return active
 end
@@ -260,11 +260,11 @@ local function idle_piece(datums)
   return found
 end
 
-local function source_of(run, found, datums, request)
+local function source_of(run, found, datums)
   run.slopes = made(run.core:prediction_tensor("slopes"))
   return {
     values = made(run.core:prediction_tensor("values")), answers = found.answers, width = found.width,
-    datums = datums, every_position = request.every_position, leaves = {},
+    datums = datums, every_position = found.every_position, leaves = {},
   }
 end
 
@@ -272,16 +272,37 @@ local function run_term(run, active, source, asked)
   local term, total = active.term, run.totals[active.term.name]
   local found = call(run, term, source, asked)
   local value = value_of(run, term, found)
+  if run.value_only then
+    total.sum = total.sum + value
+    return true
+  end
   local pulls = pull(run, term, found, value, source, asked, term.weight / run.divisors[term.name])
   total.sum = total.sum + value
   total.pulls = total.pulls or pulls
   report(run, term, found, active.units)
+  if not run.apart then return true end
+  local ok, message, code = run.core:backward(active.number)
+  made(array.fill(run.slopes, 0))
+  return ok, message, code
 end
 
 -- A model whose numbers are no numbers: that is no fault of a loss; the step will be skipped.
 local function give_up(run, active)
   for _, one in ipairs(active) do run.totals[one.term.name].sum = 0 / 0 end
   return true
+end
+
+-- The forward pass for the terms that have an interest in these datums: what it gave, and what each asked.
+local function predict(run, datums, active)
+  local terms = {}
+  for k, one in ipairs(active) do terms[k] = one.term end
+  local request, asked = predictions.request(terms, datums, run.session.tokenizer)
+  request.train = true
+  local found, message, code = run.core:predict(datums, request)
+  if not found then return nil, message, code end
+  count_piece(run, found)
+  found.every_position = request.every_position
+  return found, asked
 end
 
 local function run_piece(run, datums)
@@ -291,16 +312,16 @@ local function run_piece(run, datums)
     count_piece(run, idle_piece(datums))
     return true
   end
-  local terms = {}
-  for k, one in ipairs(active) do terms[k] = one.term end
-  local request, asked = predictions.request(terms, datums, run.session.tokenizer)
-  request.train = true
-  local found, message, code = run.core:predict(datums, request)
-  if not found then return nil, message, code end
-  count_piece(run, found)
+  local found, asked, code = predict(run, datums, active)
+  if not found then return nil, asked, code end
   if not found.finite then return give_up(run, active) end
-  local source = source_of(run, found, datums, request)
-  for _, one in ipairs(active) do run_term(run, one, source, asked[one.term]) end
+  local source = source_of(run, found, datums)
+  for _, one in ipairs(active) do
+    local ok, message
+    ok, message, code = run_term(run, one, source, asked[one.term])
+    if not ok then return nil, message, code end
+  end
+  if run.apart or run.value_only then return true end
   return run.core:backward()
 end
 
@@ -316,9 +337,9 @@ local function divisor(name, counts)
 end
 losses.divisor = divisor
 
-local function new_run(session, batch, loss, counts)
+local function new_run(session, batch, loss, counts, apart)
   local run = {
-    session = session, core = session.core, step = session.core:step() + 1, divisors = {}, totals = {},
+    apart = apart, session = session, core = session.core, step = session.core:step() + 1, divisors = {}, totals = {},
     supervised = 0, tokens = 0, counts = predictions.counts(loss, batch),
   }
   run.terms = predictions.terms(loss, run.step)
@@ -329,6 +350,16 @@ local function new_run(session, batch, loss, counts)
     run.whole = run.whole or term.loss.scope == "batch"
   end
   return run
+end
+
+-- Norm of each term's gradient in this step so far, and its cosine to the first term's.
+local function gradients_of(run)
+  local by_term = {}
+  for number, term in ipairs(run.terms) do
+    local norm, cosine = run.core:share(number)
+    by_term[term.name] = { norm = norm, cosine = cosine }
+  end
+  return by_term
 end
 
 local function result_of(run)
@@ -350,6 +381,7 @@ local function result_of(run)
     end
   end
   if #run.terms == 1 then result.sum = run.totals[run.terms[1].name].sum end
+  if run.apart then result.gradients = gradients_of(run) end
   return result
 end
 
@@ -367,6 +399,10 @@ local function note_pulls(run)
 end
 
 local function run_all(run, batch)
+  if run.apart then
+    local ok, message, code = run.core:share_gradients(#run.terms)
+    if not ok then return nil, message, code end
+  end
   local tokens = run.whole and math.maxinteger or run.session.micro_batch_tokens
   for _, piece in ipairs(losses.pieces(batch, tokens)) do
     local ok, message, code = run_piece(run, datums_at(batch, piece))
@@ -380,10 +416,10 @@ end
 ---@param session crucible.Session
 ---@param batch crucible.core.Datum[]
 ---@param loss table
----@param counts table<string, number>?
+---@param given { counts: table<string, number>?, term_gradients: boolean }
 ---@return crucible.lora.LossResult? result, string? message, string? code
-function losses.forward_backward(session, batch, loss, counts)
-  local run = new_run(session, batch, loss, counts)
+function losses.forward_backward(session, batch, loss, given)
+  local run = new_run(session, batch, loss, given.counts, given.term_gradients)
   local ok, done, message, code = pcall(run_all, run, batch)
   session.core:end_prediction()
   if not ok or not done then session.core:zero_gradients() end
@@ -416,6 +452,93 @@ end
 ---@param session crucible.Session
 function losses.drop_step(session)
   for _, note in pairs(session.terms_seen) do note.positive, note.pulls = nil, nil end
+end
+
+-- ---- for check_gradient ----------------------------------------------------------------------
+
+--- The value that forward_backward would return as `loss`, with the same masks and no backward.
+---@param session crucible.Session
+---@param batch crucible.core.Datum[]
+---@param loss table
+---@return number
+function losses.value(session, batch, loss)
+  local run = new_run(session, batch, loss)
+  run.value_only = true
+  local ok, done, message = pcall(run_all, run, batch)
+  session.core:end_prediction()
+  if not ok then error(done, 0) end
+  if not done then errors.raise("check_gradient: %s", message) end
+  return result_of(run).loss
+end
+
+-- The loss as a function of all values of a prediction.
+local function value_function(run, active, asked, source)
+  return function(values)
+    local constants = {
+      values = made(array.new(values, "f64")), answers = source.answers, width = source.width, datums = source.datums,
+      every_position = source.every_position,
+    }
+    local total = 0
+    for _, one in ipairs(active) do
+      local found = call(run, one.term, constants, asked[one.term])
+      total = total + one.term.weight / run.divisors[one.term.name] * value_of(run, one.term, found)
+    end
+    return total
+  end
+end
+
+-- Names of the values that have slopes, by index.
+local function names_of(active, answers, asked, width)
+  local names = {}
+  local function add(output, datum, first, count)
+    for k = 0, count - 1 do names[first + k] = ("%s of datum %d, value %d"):format(output, datum, k + 1) end
+  end
+  for _, one in ipairs(active) do
+    for _, output in ipairs(one.term.loss.outputs) do
+      for i, answer in ipairs(answers) do
+        local own = asked[one.term][i]
+        if output == "logprobs" or output == "entropy" then add(output, i, answer[output], answer.length) end
+        if output == "hidden" then add(output, i, answer.hidden + own.first_span * width, own.spans * width) end
+        for _, group in ipairs(output == "candidates" and own.groups or {}) do
+          add(output, i, answer.candidates + group.first, group.count)
+        end
+      end
+    end
+  end
+  return names
+end
+
+local function slopes_of(run, batch)
+  local active = active_terms(run, batch)
+  if #active == 0 then errors.raise("check_gradient: the batch has no units of the loss") end
+  local found, asked = predict(run, batch, active)
+  if not found then errors.raise("check_gradient: %s", asked) end
+  local source = source_of(run, found, batch)
+  for _, one in ipairs(active) do
+    local term = one.term
+    local computed = call(run, term, source, asked[term])
+    local value = value_of(run, term, computed)
+    pull(run, term, computed, value, source, asked[term], term.weight / run.divisors[term.name])
+  end
+  return {
+    values = made(array.totable(source.values)), slopes = made(array.totable(run.slopes)),
+    names = names_of(active, found.answers, asked, found.width), value = value_function(run, active, asked, source),
+  }
+end
+
+--- Values of a prediction for the whole batch, the loss' slopes with respect to them, the loss as a function of
+--- such values, and names[index] of those that have slopes.
+---@param session crucible.Session
+---@param batch crucible.core.Datum[]
+---@param loss table
+---@return { values: number[], slopes: number[], value: fun(values: number[]): number, names: table<integer, string> }
+function losses.slopes(session, batch, loss)
+  local run = new_run(session, batch, loss)
+  local ok, found = pcall(slopes_of, run, batch)
+  session:zero_gradients()
+  session.core:end_prediction()
+  if not ok then error(found, 0) end
+  return found
 end
 
 -- ---- forward alone -------------------------------------------------------------------------

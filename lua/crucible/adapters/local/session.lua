@@ -5,6 +5,7 @@ local errors = require "crucible.errors"
 local experiment = require "crucible.lora.experiment"
 local fs = require "crucible.fs"
 local generation = require "crucible.adapters.local.generation"
+local gradient_check = require "crucible.adapters.local.gradient_check"
 local gradients = require "crucible.adapters.local.gradients"
 local config = require "crucible.lora.config"
 local losses = require "crucible.adapters.local.losses"
@@ -96,6 +97,8 @@ local backward_options = schema.new("session:forward_backward", {
   { name = "counts", check = schema.table,
     doc = "units of each loss over the whole optimiser step; default: this call's" },
   { name = "logprobs", default = false, check = schema.boolean, doc = "also return the targets' log-probabilities" },
+  { name = "term_gradients", default = false, check = schema.boolean,
+    doc = "also return each term's gradient norm and its cosine to the first term; one more backward a term" },
 })
 
 ---@class crucible.lora.LossResult
@@ -109,6 +112,8 @@ local backward_options = schema.new("session:forward_backward", {
 ---@field supervised integer  targets of weight other than 0
 ---@field tokens integer      input positions
 ---@field logprobs number[][]?
+---@field gradients table<string, { norm: number, cosine: number }>?  by term, of the step so far: norm of its
+--- gradient on the lora, weighted and divided as it is added, and cosine to the first term's
 
 ---@class crucible.lora.StepResult
 ---@field grad_norm number    before clipping
@@ -121,12 +126,12 @@ local backward_options = schema.new("session:forward_backward", {
 --- that step's count.
 ---@param batch crucible.core.Datum[]
 ---@param loss_fn string|crucible.lora.Loss|nil  "cross_entropy" if nil
----@param options { counts: table<string, number>?, logprobs: boolean? }?
+---@param options { counts: table<string, number>?, logprobs: boolean?, term_gradients: boolean? }?
 ---@return crucible.lora.LossResult? result, string? message, string? code
 function Session:forward_backward(batch, loss_fn, options)
   local given = backward_options:resolve(options)
   local loss = (self.loss_functions or loss_functions).resolve(loss_fn or "cross_entropy")
-  if loss.type ~= "builtin" then return self:custom_backward(batch, loss, given) end
+  if loss.type ~= "builtin" or given.term_gradients then return self:custom_backward(batch, loss, given) end
   local counts = loss_functions.counts(loss, batch)
   local scale = 1 / losses.divisor(loss.name, given.counts or counts)
   local found, message, code = handle(self):forward_backward(batch, { scale = scale, logprobs = given.logprobs })
@@ -148,10 +153,20 @@ function Session:custom_backward(batch, loss, given)
     errors.raise("session:forward_backward: logprobs come with cross_entropy alone; others return them as a component")
   end
   gradients.changed(self)
-  local ok, found, message, code = pcall(losses.forward_backward, self, batch, loss, given.counts)
+  local ok, found, message, code = pcall(losses.forward_backward, self, batch, loss, given)
   if not ok or not found then gradients.gone(self) end
   if not ok then error(found, 0) end
   return found, message, code
+end
+
+--- Whether the gradient of a loss agrees with finite differences on a batch: adapters/local/gradient_check.lua.
+---@param loss_fn string|crucible.lora.Loss
+---@param batch crucible.core.Datum[]
+---@param options table?
+---@return table report
+function Session:check_gradient(loss_fn, batch, options)
+  handle(self)
+  return gradient_check.run(self, (self.loss_functions or loss_functions).resolve(loss_fn), batch, options)
 end
 
 --- Clips, updates with AdamW and zeroes the gradients. A gradient that is not finite leaves the
