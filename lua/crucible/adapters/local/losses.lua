@@ -56,6 +56,7 @@ function losses.pieces(batch, tokens)
     table.move(unit, 1, #unit, #current + 1, current)
     filled = filled + unit.tokens
   end
+  for _, piece in ipairs(pieces) do table.sort(piece) end
   return pieces
 end
 

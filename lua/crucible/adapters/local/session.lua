@@ -131,6 +131,7 @@ local backward_options = schema.new("session:forward_backward", {
 function Session:forward_backward(batch, loss_fn, options)
   local given = backward_options:resolve(options)
   local loss = (self.loss_functions or loss_functions).resolve(loss_fn or "cross_entropy")
+  given.term_gradients = given.term_gradients or loss.term_gradients or false
   if loss.type ~= "builtin" or given.term_gradients then return self:custom_backward(batch, loss, given) end
   local counts = loss_functions.counts(loss, batch)
   local scale = 1 / losses.divisor(loss.name, given.counts or counts)
