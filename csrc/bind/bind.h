@@ -44,6 +44,8 @@ extern const bind_class bind_tokenizer_class;
 extern const bind_class bind_session_class;
 extern const bind_class bind_generation_class;
 extern const bind_class bind_encoder_class;
+extern const bind_class bind_tokens_class;
+extern const bind_class bind_tokenwriter_class;
 extern const bind_class bind_box_class;
 extern const bind_class bind_http_class;
 extern const bind_class bind_transfer_class;
@@ -192,6 +194,8 @@ bool bind_find_parameter(cr_session *session, const char *name, size_t *index, c
 /* ---- functions that stand in another concept's table ------------------------------------ */
 
 int bind_model_open(lua_State *L);         /* model.c */
+int bind_open_tokens(lua_State *L);        /* tokens.c */
+int bind_write_tokens(lua_State *L);
 int bind_model_tokenizer(lua_State *L);    /* tokenizer.c */
 int bind_model_session(lua_State *L);      /* session.c */
 int bind_session_parameters(lua_State *L); /* parameter.c */

@@ -36,6 +36,9 @@ static const luaL_Reg functions[] = {
     {"open_model", bind_model_open},
     /* gradient.c */
     {"statistics", bind_statistics},
+    /* tokens.c */
+    {"open_tokens", bind_open_tokens},
+    {"write_tokens", bind_write_tokens},
     /* http.c */
     {"open_http", bind_open_http},
     /* rows.c */
@@ -55,6 +58,8 @@ static const bind_class *const classes[] = {
     &bind_tensor_class,     /* tensor.c, tensor_ops.c */
     &bind_lock_class,       /* fs.c */
     &bind_rows_class,       /* rows.c */
+    &bind_tokens_class,     /* tokens.c */
+    &bind_tokenwriter_class,
     &bind_http_class,       /* http.c */
     &bind_transfer_class,
 };

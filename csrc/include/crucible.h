@@ -160,6 +160,50 @@ CR_API void cr_tokenizer_describe(const cr_tokenizer *tokenizer, cr_tokenizer_in
 CR_API int32_t cr_tokenizer_find(const cr_tokenizer *tokenizer, const char *text, size_t length);
 CR_API bool cr_tokenizer_is_special(const cr_tokenizer *tokenizer, int32_t id);
 
+/* ---- tokenised data -------------------------------------------------------- */
+
+/* Rows of tokens and weights in a file, made once and mapped afterwards. The file carries the digest
+ * of what it was made of (the key) and a checksum, so that one that is cut short, damaged, of other
+ * data or no such file at all is refused and can be made anew. It is in this machine's byte order. */
+
+#define CR_TOKEN_KEY_BYTES 32
+
+typedef struct cr_token_row {
+    const int32_t *ids;   /* [count] */
+    const float *weights; /* [count - 1], of the target ids[i + 1] */
+    size_t count;         /* at least 1 */
+    uint32_t number;      /* of the row it was made of */
+    uint32_t prompt;      /* tokens before the answer, at most count */
+    uint32_t seam;        /* bytes between prompt and answer */
+    int32_t end;          /* the token that ends it, -1 = none */
+} cr_token_row;
+
+typedef struct cr_token_counts {
+    uint64_t rows, truncated, dropped; /* given, cut, left out */
+} cr_token_counts;
+
+typedef struct cr_token_writer cr_token_writer;
+
+/* Rows are kept in memory and written by commit, which puts the whole file in place of an older one at
+ * once and makes its folder. Free it in either case. */
+CR_API int cr_token_writer_create(cr_token_writer **out);
+CR_API int cr_token_writer_add(cr_token_writer *writer, const cr_token_row *row);
+CR_API int cr_token_writer_commit(cr_token_writer *writer, const char *path,
+                                  const unsigned char key[CR_TOKEN_KEY_BYTES],
+                                  const cr_token_counts *counts);
+CR_API void cr_token_writer_free(cr_token_writer *writer);
+
+typedef struct cr_token_file cr_token_file;
+
+/* CR_ENOTFOUND where there is no file, CR_EFORMAT where it is not the whole file of that key. Rows are
+ * borrowed and end with the file. */
+CR_API int cr_token_file_open(cr_token_file **out, const char *path,
+                              const unsigned char key[CR_TOKEN_KEY_BYTES]);
+CR_API size_t cr_token_file_size(const cr_token_file *file);
+CR_API void cr_token_file_counts(const cr_token_file *file, cr_token_counts *out);
+CR_API int cr_token_file_row(const cr_token_file *file, size_t index, cr_token_row *out);
+CR_API void cr_token_file_close(cr_token_file *file);
+
 /* ---- sessions ------------------------------------------------------------ */
 
 enum { /* projections that can carry a LoRA branch, as bits of `targets` */

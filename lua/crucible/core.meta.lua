@@ -121,6 +121,62 @@ function Tokenizer:find(text) end
 ---@return boolean
 function Tokenizer:is_special(id) end
 
+---@class crucible.core.TokenCounts
+---@field rows integer       given
+---@field truncated integer  cut
+---@field dropped integer    left out
+
+---@class crucible.core.TokenRow
+---@field tokens integer[]
+---@field weights number[]  one a target: one fewer than tokens
+---@field row integer            of what it was made of
+---@field prompt_length integer  tokens before the answer
+---@field seam integer           bytes between prompt and answer
+---@field end_id integer?        the token that ends it
+
+---@class crucible.core.Tokens  a file of tokenised rows, memory-mapped
+local Tokens = {}
+
+--- A row by its place, from 1.
+---@param index integer
+---@return crucible.core.TokenRow row
+function Tokens:row(index) end
+
+--- What was counted while it was made.
+---@return crucible.core.TokenCounts
+function Tokens:counts() end
+
+--- Releases the mapping.
+function Tokens:close() end
+
+---@class crucible.core.TokenWriter  rows on their way into a file
+local TokenWriter = {}
+
+--- Adds a row.
+---@param row crucible.core.TokenRow
+---@return true? ok, string? message, string? code
+function TokenWriter:add(row) end
+
+--- Writes the file, whole or not at all; folders are made.
+---@param path string
+---@param key string  64 hexadecimal digits: the SHA-256 of what the rows were made of
+---@param counts crucible.core.TokenCounts
+---@return true? ok, string? message, string? code
+function TokenWriter:commit(path, key, counts) end
+
+--- Drops what was not written.
+function TokenWriter:close() end
+
+--- Starts a file of tokenised rows, in memory.
+---@return crucible.core.TokenWriter? writer, string? message, string? code
+function core.write_tokens() end
+
+--- Opens a file of tokenised rows; "format" when it is cut short, damaged, of another key or no such file.
+---@param path string
+---@param key string  64 hexadecimal digits
+---@return crucible.core.Tokens? tokens, string? message, string? code
+function core.open_tokens(path, key) end
+
 ---@class crucible.core.Datum  other fields are ignored
 ---@field tokens integer[]
 ---@field targets integer[]?  as many as tokens; without it tokens[2..n] are the targets of tokens[1..n-1]

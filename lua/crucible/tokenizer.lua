@@ -6,6 +6,7 @@
 -- " SUPPORT"). Text never turns into special tokens unless asked; a BOS is added when the model
 -- expects one.
 local errors = require "crucible.errors"
+local fs = require "crucible.fs"
 local models = require "crucible.models"
 
 ---@class crucible.Tokenizer
@@ -78,6 +79,23 @@ function Tokenizer:is_special(id) return self.core:is_special(id) end
 --- model, pretokenizer, size, bos, eos, pad, unknown, add_bos.
 ---@return table
 function Tokenizer:info() return self.core:info() end
+
+--- What tells this tokenizer from others: a SHA-256 over its vocabulary, special tokens and settings, and over
+--- what it makes of its own vocabulary's text, in which every merge has a part. Found once and kept.
+---@return string
+function Tokenizer:digest()
+  if not self.known_digest then
+    local all, info = {}, self.core:info()
+    for id = 0, self.size - 1 do all[id + 1] = id end
+    local vocabulary = self.core:decode(all)
+    self.known_digest = fs.sha256(table.concat({
+      info.model, info.pretokenizer, tostring(info.bos), tostring(info.eos), tostring(info.add_bos),
+      table.concat(self.core:ends(all), " "), table.concat(self.core:encode(vocabulary), " "),
+      table.concat(self.core:encode(vocabulary, true), " "), vocabulary,
+    }, "\n"))
+  end
+  return self.known_digest
+end
 
 --- Ids of a prompt as the model wants to see it: with one BOS if it expects one.
 ---@param text string

@@ -5,7 +5,9 @@ local expect = require "spec.support.expect"
 local bind = require "spec.support.bind"
 
 local MANUAL = "lua/crucible/core.meta.lua"
-local CLASSES = { "Model", "Tokenizer", "Session", "Generation", "Encoder", "Lock", "Http", "Transfer", "Rows" }
+local CLASSES = {
+  "Model", "Tokenizer", "Session", "Generation", "Encoder", "Lock", "Http", "Transfer", "Rows", "Tokens", "TokenWriter",
+}
 
 local function read(path)
   local handle = assert(io.open(path, "rb"))

@@ -12,6 +12,7 @@
 local chat = require "crucible.chat"
 local errors = require "crucible.errors"
 local schema = require "crucible.schema"
+local token_cache = require "crucible.lora.token_cache"
 local tokenizer_module = require "crucible.tokenizer"
 
 local datums = {}
@@ -21,6 +22,7 @@ local options = schema.new("lora.datums.build", {
   { name = "truncation", default = "left", check = schema.one_of { "left", "drop" }, doc = "of rows over the limit" },
   { name = "template", check = schema.one_of(chat.renderers()), doc = "of messages; default: that of the tokenizer" },
   { name = "train_on", check = chat.train_on, doc = "of messages; default: last_assistant" },
+  { name = "cache", check = schema.nonempty_string, doc = "folder of tokenised data (crucible.lora.token_cache)" },
   { name = "threads", default = 0, check = schema.integer { min = 0, max = 1024 }, doc = "0 = as many as may be used" },
 })
 
@@ -204,6 +206,7 @@ end
 ---@field rows integer       given
 ---@field truncated integer  whose prompt was cut
 ---@field dropped integer    left out as too long
+---@field cache string?       what became of the cache, if one was asked for
 
 local function row_failure(number, reason, given)
   if reason == "answer" then
@@ -247,21 +250,56 @@ local function build_rows(tokenizer, rows, first, last, given, built, counts)
   return true
 end
 
---- Datums of all rows; datum.row is the row's number. Fails with "data", naming the row, when an answer
---- alone is longer than max_length or messages cannot be rendered.
----@param tokenizer crucible.Tokenizer
----@param rows table[]  { input, output, weight?, metadata? } or { messages, … }
----@param given { max_length: integer?, truncation: string?, template: string?, train_on: string?, threads: integer? }?
----@return table[]? datums, crucible.lora.datums.Counts|string counts_or_message, string? code
-function datums.build(tokenizer, rows, given)
-  local resolved = options:resolve(given)
+local function build_all(tokenizer, rows, given)
   local built, counts = {}, { rows = #rows, truncated = 0, dropped = 0 }
   for first = 1, #rows, ROWS_AT_ONCE do
     local last = math.min(first + ROWS_AT_ONCE - 1, #rows)
-    local ok, message, code = build_rows(tokenizer, rows, first, last, resolved, built, counts)
+    local ok, message, code = build_rows(tokenizer, rows, first, last, given, built, counts)
     if not ok then return nil, message, code end
   end
   return built, counts
+end
+
+-- Writes datums to the cache. What cannot be written is built again another time.
+local function keep(built, counts, folder, key)
+  local writer = token_cache.writer(folder, key)
+  if not writer then return false end
+  for _, datum in ipairs(built) do
+    if not writer:add(datum) then return false end
+  end
+  return (writer:commit(counts)) and true or false
+end
+
+local function build_cached(tokenizer, rows, given)
+  local key = token_cache.key(tokenizer, rows, {
+    max_length = given.max_length, truncation = given.truncation, template = given.template, train_on = given.train_on,
+  })
+  local built, counts = token_cache.load(given.cache, key, rows, tokenizer)
+  if built then
+    counts.cache = "reused"
+    return built, counts
+  end
+  local code
+  built, counts, code = build_all(tokenizer, rows, given)
+  if not built then return nil, counts, code end
+  counts.cache = keep(built, counts, given.cache, key) and "written" or "not writable"
+  local mapped = counts.cache == "written" and token_cache.load(given.cache, key, rows, tokenizer)
+  return mapped or built, counts
+end
+
+--- Datums of all rows; datum.row is the row's number. Fails with "data", naming the row, when an answer
+--- alone is longer than max_length or messages cannot be rendered.
+---
+--- With `cache`, tokens are kept in that folder and mapped from there: the list then makes each datum when it is
+--- asked for, and counts.cache is "written", "reused" or "not writable".
+---@param tokenizer crucible.Tokenizer
+---@param rows table[]  { input, output, weight?, metadata? } or { messages, … }
+---@param given { max_length: integer?, truncation: string?, template: string?, train_on: string?, threads: integer?, cache: string? }?
+---@return table[]? datums, crucible.lora.datums.Counts|string counts_or_message, string? code
+function datums.build(tokenizer, rows, given)
+  local resolved = options:resolve(given)
+  if resolved.cache then return build_cached(tokenizer, rows, resolved) end
+  return build_all(tokenizer, rows, resolved)
 end
 
 return datums
