@@ -31,9 +31,13 @@ local random = require "crucible.random"
 local Plan = {}
 Plan.__index = Plan
 
-local plan = {}
+local plan = { Plan = Plan }
 
-local function run_config(session, given)
+--- The config of a run: the session's, or one that differs from it in what a run may change.
+---@param session crucible.Session
+---@param given table?
+---@return crucible.lora.Config
+function plan.run_config(session, given)
   local chosen = config.for_run(session.config, given)
   local names = config.model_differences(session.config, chosen)
   if #names == 0 then return chosen end
@@ -67,7 +71,10 @@ local function units_of(list)
   return units
 end
 
-local function count_steps(self, options)
+--- Settles epochs, steps_per_epoch and total_steps.
+---@param self crucible.lora.Plan
+---@param options { epochs: integer?, max_steps: integer? }
+function plan.count_steps(self, options)
   self.steps_per_epoch = self:steps_in(1)
   local most, wanted = options.max_steps or math.maxinteger, options.epochs
   if not wanted and not options.max_steps then wanted = 1 end
@@ -124,14 +131,14 @@ end
 function plan.make(session, dataset, options)
   local registry = session.loss_functions or loss_functions
   local self = setmetatable({
-    config = run_config(session, options.config), loss = registry.resolve(options.loss_fn),
+    config = plan.run_config(session, options.config), loss = registry.resolve(options.loss_fn),
     seed = options.seed or session.seed, shuffle = options.shuffle, batch_size = options.batch_size,
     batch_tokens = options.batch_tokens,
   }, Plan)
   loss_functions.check_dataset(self.loss, dataset)
   local ok, message, code = load_datums(self, session, dataset, options)
   if not ok then return nil, message, code end
-  count_steps(self, options)
+  plan.count_steps(self, options)
   self.digest = digest_of(self.datums)
   return self
 end
@@ -193,7 +200,7 @@ end
 --- The batches of a step, and the units of the loss in all of them.
 ---@param epoch integer  from 1
 ---@param index integer  step within the epoch, from 1
----@return table[][] batches, table<string, integer> counts
+---@return table[][] batches, table<string, number> counts
 function Plan:step(epoch, index)
   local numbers, batches, all = self:batches(epoch), {}, {}
   local each = self.config.grad_accumulation
@@ -230,7 +237,8 @@ function Plan:identity()
 end
 
 local identity_fields = {
-  "batch_size", "batch_tokens", "data_sha256", "grad_accumulation", "loss", "rows", "seed", "shuffle",
+  "batch_size", "batch_tokens", "data_sha256", "grad_accumulation", "group_size", "loss", "rows", "sampling", "seed",
+  "shuffle",
 }
 
 --- The first difference between this plan and a checkpoint's identity, in words; nil if none.

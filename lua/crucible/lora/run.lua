@@ -73,8 +73,8 @@ function run.new(fields)
   self.evaluations, self.epochs_done = json.array {}, json.array {}
   self.started, self.finished = fs.clock(), false
   self.state = {
-    step = 0, epoch = 1, index = 0, epoch_sum = 0, epoch_count = 0, window_sum = 0, window_count = 0, skipped = 0,
-    skipped_in_row = 0, stopping = { waited = 0 },
+    step = 0, epoch = 1, index = 0, epoch_sum = 0, epoch_count = 0, skipped = 0, skipped_in_row = 0,
+    window_sum = 0, window_count = 0, reward_sum = 0, reward_count = 0, stopping = { waited = 0 },
   }
   return self
 end
@@ -93,6 +93,9 @@ function Run:measured_now()
     end
   end
   metrics.mean_loss = mean_or_nil(s.window_sum, s.window_count)
+  if self.plan.training_metric then
+    metrics[self.plan.training_metric] = mean_or_nil(s.reward_sum, s.reward_count)
+  end
   return metrics
 end
 
@@ -289,14 +292,15 @@ function Run:save()
   local there, missing, why = self:check_folder()
   if not there then return self:save_failed(name, started, missing, why) end
   -- Known before the state that records it is written.
-  if self.rules.best.metric == selection.training_loss then self:judge(metrics) end
+  if self:is_trained(self.rules.best.metric) then self:judge(metrics) end
   local ok, saved, message, code = xpcall(function()
     return self.session:save_checkpoint(name, { folder = self.folder.checkpoints, loop = self:loop_state(metrics) })
   end, debug.traceback)
   if not ok and self.failing then return nil, saved, "argument" end
   if not ok then return self:fail_in("state", saved) end -- of a callback or hook
   if not saved then return self:save_failed(name, started, message, code) end
-  self.saved_step, self.best_saved, s.window_sum, s.window_count = s.step, s.best, 0, 0
+  self.saved_step, self.best_saved = s.step, s.best
+  s.window_sum, s.window_count, s.reward_sum, s.reward_count = 0, 0, 0, 0
   self:tell_saved(saved, metrics, started)
   return self:prune()
 end
@@ -321,9 +325,10 @@ local function add_tallies(into, from)
 end
 
 -- Gradients of all batches of a step; the loss is the mean over the whole step.
-function Run:accumulate(epoch, index)
-  local batches, counts = self.plan:step(epoch, index)
-  local total = { loss = 0, components = {}, tokens = 0, supervised = 0 }
+function Run:accumulate(epoch, index, step)
+  local batches, counts, more = self.plan:step(epoch, index, step)
+  if not batches then return nil, counts, more end
+  local total = { loss = 0, components = {}, tokens = 0, supervised = 0, rollouts = more and more.rollouts }
   local tallies = {}
   for _, batch in ipairs(batches) do
     local found, message, code = self.session:forward_backward(batch, self.plan.loss, { counts = counts })
@@ -336,6 +341,7 @@ function Run:accumulate(epoch, index)
   for name, tally in pairs(tallies) do
     total.components[name] = tally.count > 0 and tally.sum / tally.count or nil
   end
+  add_numbers(total.components, more and more.components or {})
   return total
 end
 
@@ -344,7 +350,7 @@ function Run:guarded(step, method, ...)
   local ok, found, message, code = xpcall(method, debug.traceback, self, ...)
   if ok then return found, message, code end
   self.session:zero_gradients()
-  return self:fail_in(('loss "%s"'):format(self.plan.loss.name), found, step)
+  return self:fail_in(self.plan.what or ('loss "%s"'):format(self.plan.loss.name), found, step)
 end
 
 -- The update, or none when the loss or a gradient is not finite. `hooked` is what gradient hooks see.
@@ -394,7 +400,7 @@ function Run:train_step()
   local epoch, step = s.epoch, s.step + 1
   if s.index == 0 then self:tell("epoch.start", {}, { epoch = epoch }) end
   self:tell("step.start", {}, { step = step, epoch = epoch })
-  local total, message, code = self:guarded(step, self.accumulate, epoch, s.index + 1)
+  local total, message, code = self:guarded(step, self.accumulate, epoch, s.index + 1, step)
   if not total then return nil, message, code end
   local lr = schedule.learning_rate(self.plan.config, step, self.plan.total_steps)
   local update
@@ -406,7 +412,7 @@ function Run:train_step()
     step = step, epoch = epoch, loss = total.loss, components = total.components, lr = lr, grad_norm = update.grad_norm,
     update_norm = update.update_norm, skipped = update.skipped, tokens = total.tokens, supervised = total.supervised,
     seconds = seconds, tokens_per_s = total.tokens / seconds, timestamp = experiment.now(),
-    total_steps = self.plan.total_steps,
+    total_steps = self.plan.total_steps, rollouts = total.rollouts,
   }
   self:finish_hooks(hooked, event)
   return event
@@ -424,6 +430,8 @@ function Run:count(event)
     s.skipped_in_row = 0
     s.epoch_sum, s.epoch_count = s.epoch_sum + sum, s.epoch_count + event.supervised
     s.window_sum, s.window_count = s.window_sum + sum, s.window_count + event.supervised
+    local reward = self.plan.training_metric and event.components[self.plan.training_metric]
+    if reward then s.reward_sum, s.reward_count = s.reward_sum + reward, s.reward_count + 1 end
   end
   self.remember(event)
   if s.index < self.plan:steps_in(s.epoch) then return nil end
@@ -456,6 +464,11 @@ local function evaluation_due(options, step, epoch_ended)
   return step % options.evaluate_every == 0
 end
 
+-- Whether the steps themselves measure a metric.
+function Run:is_trained(metric)
+  return metric == selection.training_loss or metric == self.plan.training_metric
+end
+
 -- Patience: ends the run when a metric has not improved for long enough.
 function Run:watch_progress(metric_values, step)
   local rule, seen = self.rules.stopping, self.state.stopping
@@ -466,9 +479,9 @@ function Run:watch_progress(metric_values, step)
     seen.value and (", best %.6g at step %d"):format(seen.value, seen.step) or ""))
 end
 
-local function check_measured(rules, metrics)
-  for what, rule in pairs { best = rules.best, early_stopping = rules.stopping } do
-    if rule.metric ~= selection.training_loss and type(metrics[rule.metric]) ~= "number" then
+function Run:check_measured(metrics)
+  for what, rule in pairs { best = self.rules.best, early_stopping = self.rules.stopping } do
+    if not self:is_trained(rule.metric) and type(metrics[rule.metric]) ~= "number" then
       local names = {}
       for name in pairs(metrics) do names[#names + 1] = tostring(name) end
       table.sort(names)
@@ -483,7 +496,8 @@ end
 function Run:call_evaluator(event)
   local watched = self.signals
   if watched then watched:cancels(self.session) end
-  local ok, found, message, code = xpcall(self.evaluator, debug.traceback, self.session, event, self.plan.loss)
+  local ok, found, message, code = xpcall(self.evaluator, debug.traceback, self.session, event,
+    self.plan.evaluation_loss or self.plan.loss)
   if watched then watched:cancels(nil) end
   if not ok then self:fail_in("evaluate", found) end
   if found == nil then return nil, message or "the evaluation returned nothing", code or "argument" end
@@ -500,10 +514,10 @@ function Run:evaluate(step_event)
   end
   event.metrics = found.metrics or found
   local ok
-  ok, message, code = check_measured(self.rules, event.metrics)
+  ok, message, code = self:check_measured(event.metrics)
   if not ok then return nil, message, code end
   self.evaluations[#self.evaluations + 1] = event
-  if self.rules.best.metric ~= selection.training_loss and self:judge(event.metrics) then
+  if not self:is_trained(self.rules.best.metric) and self:judge(event.metrics) then
     self.checkpoint_wanted = true
   end
   self:watch_progress(event.metrics, event.step)

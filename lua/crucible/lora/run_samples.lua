@@ -28,7 +28,7 @@ local function prompts_of(given, session, datums)
     return ids, texts
   end
   for i = 1, math.min(given.count, #datums) do
-    ids[i] = table.move(datums[i].tokens, 1, datums[i].prompt_length, 1, {})
+    ids[i] = datums[i].ids or table.move(datums[i].tokens, 1, datums[i].prompt_length, 1, {})
     texts[i] = session.tokenizer:decode(ids[i])
   end
   return ids, texts

@@ -63,8 +63,9 @@ end
 ---@param early_stopping integer|table|nil
 ---@param evaluates boolean         the run has an evaluation
 ---@param default_metric string?    what the best is chosen by where `best` is nil
+---@param trained string?           a metric that the steps themselves measure, beside the training loss
 ---@return crucible.lora.Selection
-function selection.rules(best, early_stopping, evaluates, default_metric)
+function selection.rules(best, early_stopping, evaluates, default_metric, trained)
   if type(best) == "string" then best = { metric = best } end
   if type(early_stopping) == "number" then early_stopping = { patience = early_stopping } end
   local chosen = rule(best and best_options:resolve(best) or {}, default_metric or selection.training_loss)
@@ -73,7 +74,8 @@ function selection.rules(best, early_stopping, evaluates, default_metric)
     stopping.direction = chosen.direction
   end
   for name, asked in pairs { best = chosen, early_stopping = stopping } do
-    if not evaluates and asked.metric ~= selection.training_loss then
+    local measured = evaluates or asked.metric == selection.training_loss or name == "best" and asked.metric == trained
+    if not measured then
       errors.raise('training_loop.run: %s: nothing measures "%s"; give evaluate, or use "%s"', name, asked.metric,
         selection.training_loss)
     end

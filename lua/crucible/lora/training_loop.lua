@@ -19,6 +19,7 @@ local json = require "crucible.json"
 local manifest = require "crucible.lora.manifest"
 local paths = require "crucible.paths"
 local plan = require "crucible.lora.plan"
+local rollouts = require "crucible.lora.rollouts"
 local run = require "crucible.lora.run"
 local run_folder = require "crucible.lora.run_folder"
 local run_samples = require "crucible.lora.run_samples"
@@ -129,6 +130,18 @@ table.move(dataset_integration.row_options.entries, 1, #dataset_integration.row_
 table.move(views.entries, 1, #views.entries, #loop_entries + 1, loop_entries)
 local run_options = schema.new("training_loop.run", loop_entries)
 
+-- Options of rollouts: its own, and those of run that mean the same there.
+local function rollout_entries()
+  local list = table.move(rollouts.entries, 1, #rollouts.entries, 1, {})
+  local taken = { batch_tokens = true, gate = true, loss_fn = true }
+  for _, entry in ipairs(list) do taken[entry.name] = true end
+  for _, entry in ipairs(loop_entries) do
+    if not taken[entry.name] then list[#list + 1] = entry end
+  end
+  return list
+end
+local rollouts_options = schema.new("training_loop.rollouts", rollout_entries())
+
 -- ---- starting ------------------------------------------------------------------------------
 
 -- The checkpoint that `resume` means in a folder; nil without a message when it may start anew.
@@ -179,13 +192,13 @@ local function points_of(session, given)
 end
 
 -- The evaluator of a run and the rules by which states are compared.
-local function judges(dataset, given)
-  local evaluator, default_metric = given.evaluate, nil
+local function judges(dataset, given, trained)
+  local evaluator, default_metric = given.evaluate, trained
   if type(evaluator) == "table" and not schema.callable.read(evaluator) then
-    if evaluator.loss ~= false then default_metric = "loss" end
+    if evaluator.loss ~= false then default_metric = trained or "loss" end
     evaluator = validation.new(evaluator, dataset, given)
   end
-  return evaluator, selection.rules(given.best, given.early_stopping, evaluator ~= nil, default_metric)
+  return evaluator, selection.rules(given.best, given.early_stopping, evaluator ~= nil, default_metric, trained)
 end
 
 -- What the manifest of an interrupted run says of its beginning is kept by the one that goes on.
@@ -227,16 +240,10 @@ local function tell_begin(self)
   })
 end
 
---- A run that stands before its first step (or, resumed, before the next): `run:advance()` makes
---- one step, `run:finish()` ends it, `run.results` is there afterwards.
----@param session crucible.Session
----@param dataset string|table[]
----@param options table?
----@return crucible.lora.Run? run, string? message, string? code
-function training_loop.start(session, dataset, options)
-  local given = run_options:resolve(options)
-  local evaluator, rules = judges(dataset, given)
-  local settled, message, code = plan.make(session, dataset, given)
+-- A run of a plan that `make_plan` settles, before its next step.
+local function start(session, dataset, given, make_plan, trained)
+  local evaluator, rules = judges(dataset, given, trained)
+  local settled, message, code = make_plan(session, dataset, given)
   if not settled then return nil, message, code end
   local points
   points, message, code = points_of(session, given)
@@ -265,6 +272,24 @@ function training_loop.start(session, dataset, options)
   return self
 end
 
+local function to_the_end(self, message, code)
+  if not self then return nil, message, code end
+  local event
+  repeat event, message, code = self:advance() until not event
+  if message then return nil, message, code, self.results end
+  return self.results
+end
+
+--- A run that stands before its first step (or, resumed, before the next): `run:advance()` makes
+--- one step, `run:finish()` ends it, `run.results` is there afterwards.
+---@param session crucible.Session
+---@param dataset string|table[]
+---@param options table?
+---@return crucible.lora.Run? run, string? message, string? code
+function training_loop.start(session, dataset, options)
+  return start(session, dataset, run_options:resolve(options), plan.make)
+end
+
 --- Trains a session on a data set (a name, a path or a table of rows) and returns total_steps,
 --- skipped_steps, metrics, epochs (mean losses), evaluations, checkpoints, best_checkpoint (a
 --- path), best (name, step, metric, value), run_dir, gate, seconds, status ("finished", "stopped",
@@ -279,12 +304,7 @@ end
 ---@param options table?
 ---@return table? results, string? message, string? code, table? partial_results
 function training_loop.run(session, dataset, options)
-  local self, message, code = training_loop.start(session, dataset, options)
-  if not self then return nil, message, code end
-  local event
-  repeat event, message, code = self:advance() until not event
-  if message then return nil, message, code, self.results end
-  return self.results
+  return to_the_end(training_loop.start(session, dataset, options))
 end
 
 --- The same as an iterator: `for step in training_loop.steps(session, dataset, options) do … end`.
@@ -304,6 +324,23 @@ function training_loop.steps(session, dataset, options)
   end
   return next_step, nil, nil, self
 end
+
+--- Trains a session by rewards: each step samples group_size answers to some prompts, rewards them and makes an
+--- update by a policy loss; see lora/rollouts.lua. The same telemetry, callbacks, checkpoints, evaluation and
+--- resume as `run`; the components of a step hold reward (the mean), reward.NAME of each part, reward.length,
+--- reward.deviation, reward.finished and reward.idle_groups (groups whose rewards are all alike), and
+--- on_step_end's event has `rollouts`, the samples with their rewards. Options: training_loop.rollouts_help().
+---@param session crucible.Session
+---@param prompts string|string[]|table[]  a data set's name, texts, or rows { input, output?, metadata? }
+---@param options table  reward, group_size (4), batch_size (4 prompts), loss ("grpo"), sampling options, …
+---@return table? results, string? message, string? code, table? partial_results
+function training_loop.rollouts(session, prompts, options)
+  return to_the_end(start(session, prompts, rollouts_options:resolve(options), rollouts.make, "reward"))
+end
+
+--- The options of rollouts, as text.
+---@return string
+function training_loop.rollouts_help() return rollouts_options:help() end
 
 --- The options of run, as text.
 ---@return string
