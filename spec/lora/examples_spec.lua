@@ -34,6 +34,9 @@ describe("the example", function()
     { "train_judge.lua", "--model " .. tiny .. " --steps 2 --limit 6 --threads 1",
       { "12 rows to train, 12 held out", "held-out rows", "always SUPPORT", "untrained", "judge  ",
         "claim and other evidence", "of 6 right", "judge: " } },
+    { "cns_scifact.lua", "--model " .. tiny .. " --steps 3 --batch-size 2 --limit 4 --limit-dev 3 --max-tokens 16"
+      .. " --threads 1", { "4 rows", "step 3/3  epoch 2", "Loss by step", "dev of scifact_cns, 3 rows",
+        "schema_compliance", "overall_pass_rate", "quality targets met", "run folder: " } },
     { "learning_curve.lua", "--model " .. tiny .. " --seeds 2 --epochs 1 --limit 16 --limit-dev 4 --threads 1",
       { "seed  epoch 1", "mean" } },
   } do
