@@ -30,6 +30,8 @@ local options = schema.new('loss "topological"', {
     doc = "what the graph is read from" },
   { name = "matching", default = "labels", check = schema.one_of { "labels", "diagram" },
     doc = "components compared edge by edge, or as unlabelled diagrams" },
+  { name = "scale", check = schema.number { above = 0 },
+    doc = 'space "hidden": what distances are divided by; default: their largest, as a constant' },
 })
 
 local BELIEVED = 0.5 -- weight from which an edge is in the reported graph
@@ -196,7 +198,8 @@ local function relations_loss(own, masses, matching)
   else
     components = (squares(filtration, target_forest) + squares(filtration, forest)) / 2
   end
-  return (components + loops_cost(filtration, forest, target_forest)) / n
+  -- The last term keeps a path to the predictions where every point of a diagram is a constant.
+  return (components + loops_cost(filtration, forest, target_forest)) / n + filtration.f:sum() * 0
 end
 
 -- ---- relations: what is reported -----------------------------------------------------------------------
@@ -309,11 +312,11 @@ local function ends_of(edges, k)
   return list
 end
 
--- Distances of mean hidden states, divided by their detached maximum: [E].
-local function scaled_distances(hidden, edges)
+-- Distances of mean hidden states, divided by `scale` or by their detached maximum: [E].
+local function scaled_distances(hidden, edges, scale)
   local difference = hidden:index_select(1, ends_of(edges, 1)) - hidden:index_select(1, ends_of(edges, 2))
   local distances = ((difference * difference):sum(2) + 1e-12):sqrt()
-  return distances / distances:max():item()
+  return distances / (scale or distances:max():item())
 end
 
 local function scaled_paths(paths)
@@ -322,10 +325,10 @@ local function scaled_paths(paths)
   return list
 end
 
-local function hidden_loss(own, hidden)
+local function hidden_loss(own, hidden, scale)
   local edges, paths, n = connected_pairs(own)
   if #edges == 0 then return hidden:sum() * 0 end
-  local z, x = scaled_distances(hidden, edges), scaled_paths(paths)
+  local z, x = scaled_distances(hidden, edges, scale), scaled_paths(paths)
   local filtration = { f = z, target = x }
   local of_graph, of_states = topology.forest(n, edges, x), topology.forest(n, edges, z:totable())
   return (squares(filtration, of_graph) + squares(filtration, of_states)) / 2
@@ -387,18 +390,20 @@ local function compute_logprobs(matching)
   end
 end
 
-local function compute_hidden(predictions, targets)
-  local scalars, reports = {}, {}
-  for i, target in ipairs(targets) do
-    if count_hidden(target.datum) > 0 then
-      local own = example.of(target.datum)
-      scalars[#scalars + 1] = hidden_loss(own, predictions.hidden[i])
-      local target_0, target_1 = own.graph:betti()
-      tally.add(reports, "target_betti_0", target_0)
-      tally.add(reports, "target_betti_1", target_1)
+local function compute_hidden(scale)
+  return function(predictions, targets)
+    local scalars, reports = {}, {}
+    for i, target in ipairs(targets) do
+      if count_hidden(target.datum) > 0 then
+        local own = example.of(target.datum)
+        scalars[#scalars + 1] = hidden_loss(own, predictions.hidden[i], scale)
+        local target_0, target_1 = own.graph:betti()
+        tally.add(reports, "target_betti_0", target_0)
+        tally.add(reports, "target_betti_1", target_1)
+      end
     end
+    return tally.result(scalars, reports)
   end
-  return tally.result(scalars, reports)
 end
 
 local by_space = {
@@ -406,18 +411,18 @@ local by_space = {
     compute = compute_relations },
   logprobs = { outputs = { "logprobs" }, count = count_relations, compute = compute_logprobs },
   hidden = { outputs = { "hidden" }, count = count_hidden, request = request_hidden,
-    compute = function() return compute_hidden end },
+    compute = function(_, scale) return compute_hidden(scale) end },
 }
 
---- The loss with its options: space "relations", "hidden" or "logprobs"; matching "labels" or "diagram".
----@param given { space: string?, matching: string? }?
+--- The loss with its options: space "relations", "hidden" or "logprobs"; matching "labels" or "diagram"; scale.
+---@param given { space: string?, matching: string?, scale: number? }?
 ---@return table loss
 return function(given)
   local chosen = options:resolve(given)
   local parts = by_space[chosen.space]
   return {
     type = "custom", name = "topological", outputs = parts.outputs, count = parts.count, request = parts.request,
-    compute = parts.compute(chosen.matching), weight = 0.1, requires = { "graph_structure" }, domain = true,
-    options = chosen,
+    compute = parts.compute(chosen.matching, chosen.scale), weight = 0.1, requires = { "graph_structure" },
+    domain = true, options = chosen,
   }
 end
