@@ -36,6 +36,12 @@ function download.is_offline()
   return false
 end
 
+--- Shows a text to the person who waits. Replace it to show it elsewhere.
+---@param text string
+function download.notice(text)
+  if io then io.stderr:write(text, "\n") end
+end
+
 local function megabytes(bytes) return ("%.1f MB"):format(bytes / 1e6) end
 
 local function meter_text(name, now)
@@ -135,9 +141,9 @@ end
 
 -- ---- one attempt ---------------------------------------------------------------------------------
 
-local function header_lines(want, kept, validator)
+local function header_lines(headers, kept, validator)
   local lines = {}
-  for name, value in pairs(want.headers or {}) do
+  for name, value in pairs(headers or {}) do
     if type(name) ~= "string" or type(value) ~= "string" then
       errors.raise("download.fetch: headers are strings by name")
     end
@@ -149,11 +155,12 @@ local function header_lines(want, kept, validator)
   return lines
 end
 
+local function certificates() return environment "CURL_CA_BUNDLE" or environment "SSL_CERT_FILE" end
+
 local function start(client, want, place, kept, validator)
   return client:start {
-    url = want.url, headers = header_lines(want, kept, validator), file = place.part, size = want.size,
-    most = want.max_bytes and math.max(1, want.max_bytes - kept), html = want.html,
-    ca_file = environment "CURL_CA_BUNDLE" or environment "SSL_CERT_FILE",
+    url = want.url, headers = header_lines(want.headers, kept, validator), file = place.part, size = want.size,
+    most = want.max_bytes and math.max(1, want.max_bytes - kept), html = want.html, ca_file = certificates(),
     connect_seconds = want.connect_timeout, idle_seconds = want.idle_timeout,
   }
 end
@@ -332,6 +339,47 @@ local function take_turn(client, want, place)
     if lock or code then return lock, message, code end
     if not report(want, { state = "locked" }) then return cancelled(want) end
     client:wait(TICK)
+  end
+end
+
+local head_options = schema.new("download.head", {
+  { name = "url", required = true, check = schema.nonempty_string, doc = "http or https" },
+  { name = "headers", check = schema.table, doc = "name → value" },
+  { name = "retries", default = 2, check = schema.integer { min = 0 }, doc = "attempts after the first" },
+  { name = "backoff", default = 0.5, check = schema.number { min = 0 }, doc = "seconds, then doubled" },
+})
+
+local function head_once(client, want)
+  local transfer, message, code = client:start {
+    url = want.url, method = "HEAD", headers = header_lines(want.headers, 0), redirects = 0, connect_seconds = 20,
+    total_seconds = 60, ca_file = certificates(),
+  }
+  if not transfer then return nil, { message = message, code = code } end
+  while not transfer:state().done do client:wait(TICK) end
+  local state = transfer:state()
+  if state.code then
+    return nil, { message = state.message, code = state.code, again = state.transient,
+      unreachable = state.unreachable }
+  end
+  if state.status < 400 then return transfer end
+  return nil, refused(want, transfer, state)
+end
+
+--- The head of an address' own answer: redirects are not followed, so that what the first host says of the
+--- file is seen. `header(name)` reads a field. Failures as of fetch.
+---@param options { url: string, headers: table<string, string>?, retries: integer?, backoff: number? }
+---@return { status: integer, header: fun(name: string): string? }? head, string? message, string? code
+function download.head(options)
+  local want, count = head_options:resolve(options), 0
+  local client <close> = assert(core.open_http())
+  while true do
+    local transfer, failure = head_once(client, want)
+    if transfer then
+      return { status = transfer:state().status, header = function(name) return transfer:header(name) end }
+    end
+    count = count + 1
+    if not may_try(failure, want, count) then return give_up(failure, count) end
+    pause(client, want, math.min(LONGEST_WAIT, math.max(failure.wait or 0, want.backoff * 2 ^ (count - 1))), failure)
   end
 end
 

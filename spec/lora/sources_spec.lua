@@ -1,11 +1,11 @@
 -- Named data sets fetched from where they are published; here a server on the loopback interface.
+local download = require "crucible.download"
 local dataset_integration = require("crucible").lora.dataset_integration
 local expect = require "spec.support.expect"
 local fault_server = require "spec.support.fault_server"
 local fs = require("crucible.core").fs
 local paths = require "crucible.paths"
 local shell = require "spec.support.shell"
-local sources = require "crucible.datasets.sources"
 local temp = require "spec.support.temp"
 
 local prepare = dataset_integration.prepare_dataset
@@ -13,19 +13,19 @@ local ROWS = '{"question":"1+1?","answer":"2"}\n{"question":"2+2?","answer":"4"}
 
 describe("a data set that is not here", function()
   local server, folder, notices
-  local notice, cache, data = sources.notice, paths.cache, paths.data
+  local notice, cache, data = download.notice, paths.cache, paths.data
   local registered = 0
 
   setup(function() server = fault_server.start() end)
   teardown(function() if server then server:stop() end end)
   before_each(function()
     folder, notices = temp.folder(), {}
-    sources.notice = function(text) notices[#notices + 1] = text end
+    download.notice = function(text) notices[#notices + 1] = text end
     paths.cache = function() return folder .. "/cache" end
     paths.data = function() return { folder .. "/cache/data" } end
   end)
   after_each(function()
-    sources.notice, paths.cache, paths.data = notice, cache, data
+    download.notice, paths.cache, paths.data = notice, cache, data
     temp.clean()
   end)
 

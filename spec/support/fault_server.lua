@@ -11,10 +11,10 @@
 --     lie:-10        a Content-Length that is 10 short         html       a page instead of the file
 --     long:10        a Content-Length that is 10 too large     slow       a little every 20 ms
 --     hang           nothing at all                            reset      closes at once
---     circle         a redirect to itself
+--     circle         a redirect to itself                      hub:DIGEST a redirect as the model hub makes it
 --     echo           method, head and body of the request
 --
--- The file is `bytes`, if the query has file=PATH that file. /log tells the requests so far, /quit ends it.
+-- The plan may also begin the path: /plan=step,step/name. The file is `bytes`, if the query has file=PATH that file. /log tells the requests so far, /quit ends it.
 local BYTES = 200000
 
 -- 200,000 bytes that no compressor and no off-by-one forgives.
@@ -108,6 +108,13 @@ local function serve()
   function steps.retry(client, _, _, status, seconds) page(client, status, { ["Retry-After"] = seconds }) end
   function steps.redirect(client, _, _, place) page(client, 302, { Location = place }) end
   function steps.circle(client, request) page(client, 302, { Location = request.target }) end
+  -- As the hub answers for a large file: its digest and size in the head of a redirect.
+  function steps.hub(client, request, bytes, digest)
+    if request.headers.authorization == "Bearer wrong" then return page(client, 401, {}) end
+    local query = request.target:match("file=([^&]*)")
+    send(client, 302, { Location = "/cdn" .. (query and "?file=" .. query or ""), ["X-Linked-Size"] = #bytes,
+      ["X-Linked-Etag"] = '"' .. digest .. '"' }, "")
+  end
   function steps.echo(client, request) send(client, 200, {}, request.head .. "\n" .. request.body) end
   function steps.hang(client)
     hanging[#hanging + 1] = client
@@ -143,7 +150,7 @@ local function serve()
       handle:close()
     end
     local plan = {}
-    for step in (query:match("plan=([^&]*)") or "ok"):gmatch("[^,]+") do plan[#plan + 1] = step end
+    for step in (query:match("plan=([^&]*)") or path:match("^/plan=([^/]*)") or "ok"):gmatch("[^,]+") do plan[#plan + 1] = step end
     counts[path] = (counts[path] or 0) + 1
     local words = {}
     for word in plan[math.min(counts[path], #plan)]:gmatch("[^:]+") do words[#words + 1] = word end

@@ -20,12 +20,6 @@ local sources = {}
 ---@field size integer?
 ---@field members table<string, string>?  entry of the archive → name of the file
 
---- Shows a text to the person who waits. Replace it to show it elsewhere.
----@param text string
-function sources.notice(text)
-  if io then io.stderr:write(text, "\n") end
-end
-
 -- What a file stands for in the folder: itself, or the members of an archive.
 local function names_of(file)
   if not file.members then return { file.name } end
@@ -47,9 +41,9 @@ local function show_terms(folder, dataset, file)
   local note = paths.join(folder, "SOURCE.txt")
   local terms = ("%s\nlicence: %s\ncite: %s\n"):format(dataset.source or file.url, dataset.licence or "unknown",
     dataset.citation or "-")
-  sources.notice(("%s: fetching %s"):format(dataset.name, file.url))
+  download.notice(("%s: fetching %s"):format(dataset.name, file.url))
   if fs.read_file(note) == terms then return end
-  if fs.write_file(note, terms) then sources.notice((terms:gsub("\n$", ""):gsub("^", "  "):gsub("\n", "\n  "))) end
+  if fs.write_file(note, terms) then download.notice((terms:gsub("\n$", ""):gsub("^", "  "):gsub("\n", "\n  "))) end
 end
 
 local function move_members(file, from, folder)
