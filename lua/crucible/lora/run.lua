@@ -329,7 +329,7 @@ function Run:accumulate(epoch, index, step)
   local batches, counts, more = self.plan:step(epoch, index, step)
   if not batches then return nil, counts, more end
   local total = { loss = 0, components = {}, tokens = 0, supervised = 0, rollouts = more and more.rollouts }
-  local tallies = {}
+  local tallies, shares = {}, {}
   for _, batch in ipairs(batches) do
     local found, message, code = self.session:forward_backward(batch, self.plan.loss, { counts = counts })
     if not found then return nil, message, code end
@@ -337,9 +337,13 @@ function Run:accumulate(epoch, index, step)
     total.tokens, total.supervised = total.tokens + found.tokens, total.supervised + found.supervised
     add_numbers(total.components, found.components)
     add_tallies(tallies, found.tallies or {})
+    shares = found.gradients or shares -- of all batches so far
   end
   for name, tally in pairs(tallies) do
     total.components[name] = tally.count > 0 and tally.sum / tally.count or nil
+  end
+  for name, share in pairs(shares) do
+    total.components[name .. ".gradient_norm"], total.components[name .. ".gradient_cosine"] = share.norm, share.cosine
   end
   add_numbers(total.components, more and more.components or {})
   return total
