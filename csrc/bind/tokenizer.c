@@ -144,6 +144,8 @@ static int tokenizer_info(lua_State *L)
     lua_setfield(L, -2, "size");
     lua_pushboolean(L, info.add_bos);
     lua_setfield(L, -2, "add_bos");
+    lua_pushboolean(L, info.space_prefix);
+    lua_setfield(L, -2, "space_prefix");
     set_id(L, "bos", info.bos);
     set_id(L, "eos", info.eos);
     set_id(L, "pad", info.pad);

@@ -1,11 +1,13 @@
 /* fuzz_tokenizer.c: a vocabulary and a text out of one input; what is encoded must come back.
  *
- * Input: one byte that chooses the pre-tokenizer (low two bits) and whether the
- * vocabulary lacks bytes (bit 2); then lines up to the first NUL, each a token, a merge
+ * Input: one byte that chooses the pre-tokenizer (low two bits), whether the
+ * vocabulary lacks bytes (bit 2), and SentencePiece instead (bit 3: every byte has its token,
+ * scores fall from line to line, merges are left out); then lines up to the first NUL, each a token, a merge
  * "left right", or a special token behind "!" (control) or "?" (user-defined); then the
  * text. A vocabulary may be refused; one that is taken must give every text back.
  */
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* ---- GGUF bytes in memory ---------------------------------------------------------- */
 
-enum { TYPE_I32 = 5, TYPE_STRING = 8, TYPE_ARRAY = 9 };
+enum { TYPE_I32 = 5, TYPE_F32 = 6, TYPE_STRING = 8, TYPE_ARRAY = 9 };
 
 typedef struct buffer {
     char *bytes;
@@ -37,6 +39,11 @@ static void put(buffer *b, const void *bytes, size_t size)
 }
 
 static void put_u32(buffer *b, uint32_t value)
+{
+    put(b, &value, sizeof value);
+}
+
+static void put_f32(buffer *b, float value)
 {
     put(b, &value, sizeof value);
 }
@@ -72,7 +79,7 @@ static void put_array_key(buffer *b, const char *key, uint32_t type, size_t coun
 /* ---- the vocabulary ------------------------------------------------------------------ */
 
 typedef struct lists {
-    buffer tokens, types, merges;
+    buffer tokens, types, merges, scores;
     size_t token_count, merge_count;
 } lists;
 
@@ -80,6 +87,7 @@ static void add_token(lists *l, const char *bytes, size_t size, uint32_t type)
 {
     put_text(&l->tokens, bytes, size);
     put_u32(&l->types, type);
+    put_f32(&l->scores, -(float)(l->token_count / 2)); /* two and two alike */
     l->token_count++;
 }
 
@@ -116,6 +124,15 @@ static void add_letters(lists *l, bool with_gaps)
             add_token(l, bytes, letter(bytes, byte), 1);
 }
 
+static void add_byte_tokens(lists *l)
+{
+    char name[8];
+    for (unsigned byte = 0; byte < 256; byte++) {
+        snprintf(name, sizeof name, "<0x%02X>", byte);
+        add_token(l, name, 6, 6);
+    }
+}
+
 static void add_line(lists *l, const char *line, size_t size)
 {
     if (size > 0 && (line[0] == '!' || line[0] == '?')) {
@@ -140,13 +157,14 @@ static void add_lines(lists *l, const char *text, size_t size)
     }
 }
 
-static void write_file(buffer *out, const lists *l, const char *pre)
+static void write_file(buffer *out, const lists *l, bool spaces, const char *pre)
 {
     put(out, "GGUF", 4);
     put_u32(out, 3);
     put_u64(out, 0);
-    put_u64(out, 5);
-    put_text_key(out, "tokenizer.ggml.model", "gpt2");
+    put_u64(out, 6);
+    put_text_key(out, "tokenizer.ggml.model", spaces ? "llama" : "gpt2");
+    put_array_key(out, "tokenizer.ggml.scores", TYPE_F32, l->token_count, &l->scores);
     put_text_key(out, "tokenizer.ggml.pre", pre);
     put_array_key(out, "tokenizer.ggml.tokens", TYPE_STRING, l->token_count, &l->tokens);
     put_array_key(out, "tokenizer.ggml.token_type", TYPE_I32, l->token_count, &l->types);
@@ -160,9 +178,13 @@ static cr_tokenizer *make_tokenizer(unsigned choice, const char *lines, size_t s
     buffer file = {0};
     cr_gguf *parsed;
     cr_tokenizer *tokenizer = NULL;
-    add_letters(&l, choice & 4);
+    bool spaces = choice & 8;
+    if (spaces)
+        add_byte_tokens(&l);
+    else
+        add_letters(&l, choice & 4);
     add_lines(&l, lines, size);
-    write_file(&file, &l, names[choice & 3]);
+    write_file(&file, &l, spaces, names[choice & 3]);
     if (cr_gguf_parse(&parsed, file.bytes, file.size) < 0)
         abort();
     (void)cr_tokenizer_from_gguf(&tokenizer, parsed);
@@ -171,6 +193,7 @@ static cr_tokenizer *make_tokenizer(unsigned choice, const char *lines, size_t s
     free(l.tokens.bytes);
     free(l.types.bytes);
     free(l.merges.bytes);
+    free(l.scores.bytes);
     return tokenizer;
 }
 

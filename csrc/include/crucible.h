@@ -147,11 +147,12 @@ CR_API int cr_tokenizer_decode(const cr_tokenizer *tokenizer, const int32_t *ids
                                bool skip_special, char **text, size_t *length);
 
 typedef struct cr_tokenizer_info {
-    const char *model;         /* "gpt2": byte-level BPE */
-    const char *pretokenizer;  /* "smollm" */
+    const char *model;         /* "gpt2": byte-level BPE; "llama": SentencePiece BPE */
+    const char *pretokenizer;  /* "smollm"; "none" for SentencePiece */
     int size;                  /* ids are 0..size-1 */
     int32_t bos, eos, pad, unknown; /* -1 = none */
     bool add_bos;              /* the model expects a BOS before the text */
+    bool space_prefix;         /* and a space before its first word */
 } cr_tokenizer_info;
 
 CR_API void cr_tokenizer_describe(const cr_tokenizer *tokenizer, cr_tokenizer_info *out);

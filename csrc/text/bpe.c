@@ -26,9 +26,41 @@ static cr_merge_slot *find_slot(const cr_merges *merges, int32_t left, int32_t r
     }
 }
 
+#define LONGEST_SCORED 256 /* bytes of a token that merging by score may give */
+
+/* The token whose text is that of both, or -1. */
+static int32_t find_joined(const cr_vocabulary *vocabulary, int32_t left, int32_t right)
+{
+    const cr_text *a = &vocabulary->texts[left], *b = &vocabulary->texts[right];
+    char joined[LONGEST_SCORED];
+    if (a->length + b->length > vocabulary->longest_piece ||
+        a->length + b->length > LONGEST_SCORED)
+        return -1;
+    memcpy(joined, a->bytes, a->length);
+    memcpy(joined + a->length, b->bytes, b->length);
+    return cr_text_index_find(&vocabulary->pieces, joined, a->length + b->length);
+}
+
+/* Ascending where scores descend; the bits of a float order like it but for the sign. */
+static uint32_t score_rank(float score)
+{
+    uint32_t bits;
+    memcpy(&bits, &score, sizeof bits);
+    return bits >> 31 ? bits : ~(bits | UINT32_C(0x80000000));
+}
+
 static uint32_t pair_rank(const cr_merges *merges, int32_t left, int32_t right)
 {
-    return find_slot(merges, left, right)->rank;
+    if (!merges->vocabulary)
+        return find_slot(merges, left, right)->rank;
+    int32_t joined = find_joined(merges->vocabulary, left, right);
+    return joined < 0 ? NONE : score_rank(merges->scores[joined]);
+}
+
+/* What a pair that has a rank becomes. */
+static int32_t pair_merged(const cr_merges *merges, int32_t left, int32_t right, uint32_t rank)
+{
+    return merges->vocabulary ? find_joined(merges->vocabulary, left, right) : merges->merged[rank];
 }
 
 static int allocate_table(cr_merges *out, size_t count)
@@ -106,7 +138,7 @@ static int add_all(cr_merges *out, const cr_text *merges, size_t count, const cr
 int cr_merges_create(cr_merges *out, const cr_text *merges, size_t count,
                      const cr_text_index *tokens, const char *keys)
 {
-    *out = (cr_merges){NULL, 0, NULL};
+    *out = (cr_merges){.slots = NULL};
     if (count >= NONE)
         return cr_fail(CR_EFORMAT, "%smerges has %zu entries: too many", keys, count);
     int code = allocate_table(out, count);
@@ -117,11 +149,26 @@ int cr_merges_create(cr_merges *out, const cr_text *merges, size_t count,
     return code;
 }
 
+int cr_merges_create_scored(cr_merges *out, const cr_vocabulary *vocabulary, const float *scores,
+                            const char *keys)
+{
+    *out = (cr_merges){.vocabulary = vocabulary};
+    for (size_t i = 0; i < vocabulary->size; i++)
+        if (!(scores[i] == scores[i]))
+            return cr_fail(CR_EFORMAT, "%sscores[%zu] is not a number", keys, i);
+    out->scores = cr_calloc(vocabulary->size, sizeof *out->scores);
+    if (!out->scores)
+        return CR_ENOMEM;
+    memcpy(out->scores, scores, vocabulary->size * sizeof *scores);
+    return CR_OK;
+}
+
 void cr_merges_free(cr_merges *merges)
 {
+    cr_free(merges->scores);
     cr_free(merges->slots);
     cr_free(merges->merged);
-    *merges = (cr_merges){NULL, 0, NULL};
+    *merges = (cr_merges){.slots = NULL};
 }
 
 /* ---- by scan: the specification, and the fastest for words ------------------- */
@@ -151,7 +198,7 @@ static void merge_by_scan(const cr_merges *merges, int32_t *ids, size_t *count)
         size_t at = lowest_pair(ranks, n);
         if (at == n - 1)
             break;
-        ids[at] = merges->merged[ranks[at]];
+        ids[at] = pair_merged(merges, ids[at], ids[at + 1], ranks[at]);
         n--;
         memmove(&ids[at + 1], &ids[at + 2], (n - at - 1) * sizeof *ids);
         memmove(&ranks[at], &ranks[at + 1], (n - at - 1) * sizeof *ranks);
@@ -236,7 +283,7 @@ static void link_all(chain *c, uint32_t count)
 static void merge_at(chain *c, uint32_t at)
 {
     uint32_t gone = c->next[at], after = c->next[gone], before = c->previous[at];
-    c->ids[at] = c->merges->merged[c->ranks[at]];
+    c->ids[at] = pair_merged(c->merges, c->ids[at], c->ids[gone], c->ranks[at]);
     c->ranks[gone] = NONE;
     c->next[at] = after;
     if (after != NONE)

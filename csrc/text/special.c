@@ -12,13 +12,26 @@ static int compare_entries(const void *left, const void *right)
     return order ? order : (a->length > b->length) - (a->length < b->length);
 }
 
-/* The added tokens of the vocabulary; an empty text is found nowhere. */
-static size_t collect(cr_special_entry *out, const cr_vocabulary *vocabulary)
+/* Whether a token is to be found; an empty text is found nowhere. */
+static bool belongs(const cr_vocabulary *vocabulary, size_t id, bool user_defined)
+{
+    if (vocabulary->texts[id].length == 0)
+        return false;
+    return user_defined ? vocabulary->kinds[id] == CR_TOKEN_USER_DEFINED
+                        : cr_vocabulary_is_added(vocabulary, (int32_t)id);
+}
+
+/* Their number; with out = NULL it only counts. */
+static size_t collect(cr_special_entry *out, const cr_vocabulary *vocabulary, bool user_defined)
 {
     size_t count = 0;
-    for (size_t i = 0; i < vocabulary->size; i++)
-        if (cr_vocabulary_is_added(vocabulary, (int32_t)i) && vocabulary->texts[i].length > 0)
-            out[count++] = (cr_special_entry){vocabulary->texts[i], (int32_t)i};
+    for (size_t i = 0; i < vocabulary->size; i++) {
+        if (!belongs(vocabulary, i, user_defined))
+            continue;
+        if (out)
+            out[count] = (cr_special_entry){vocabulary->texts[i], (int32_t)i};
+        count++;
+    }
     return count;
 }
 
@@ -40,16 +53,14 @@ static void index_first_bytes(cr_specials *out, size_t count)
         out->only_byte = first_byte(&out->entries[0]);
 }
 
-int cr_specials_create(cr_specials *out, const cr_vocabulary *vocabulary)
+int cr_specials_create(cr_specials *out, const cr_vocabulary *vocabulary, bool user_defined)
 {
     memset(out, 0, sizeof *out);
-    size_t count = 0;
-    for (size_t i = 0; i < vocabulary->size; i++)
-        count += cr_vocabulary_is_added(vocabulary, (int32_t)i);
+    size_t count = collect(NULL, vocabulary, user_defined);
     out->entries = cr_calloc(count, sizeof *out->entries);
     if (!out->entries)
         return CR_ENOMEM;
-    count = collect(out->entries, vocabulary);
+    collect(out->entries, vocabulary, user_defined);
     qsort(out->entries, count, sizeof *out->entries, compare_entries);
     index_first_bytes(out, count);
     return CR_OK;

@@ -22,7 +22,8 @@ typedef struct cr_specials {
     int only_byte;             /* the byte all of them begin with, or -1 */
 } cr_specials;
 
-int cr_specials_create(cr_specials *out, const cr_vocabulary *vocabulary);
+/* All added tokens, or the user-defined ones alone. */
+int cr_specials_create(cr_specials *out, const cr_vocabulary *vocabulary, bool user_defined);
 void cr_specials_free(cr_specials *specials);
 
 /* The first special token in text[from..length); *at is its position. NULL

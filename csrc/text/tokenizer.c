@@ -1,5 +1,5 @@
-/* tokenizer.c: byte-level BPE from GGUF metadata; the order of steps is that of
- * Hugging Face tokenizers (added tokens, pre-tokenizer, merges).
+/* tokenizer.c: BPE, byte-level or of SentencePiece, from GGUF metadata; the order of steps is
+ * that of Hugging Face tokenizers (added tokens, pre-tokenizer, merges).
  */
 #include "text/tokenizer.h"
 
@@ -9,6 +9,7 @@
 #include "text/bpe.h"
 #include "text/byte_escape.h"
 #include "text/pretokenize.h"
+#include "text/sentencepiece.h"
 #include "text/shown.h"
 #include "text/special.h"
 #include "text/vocabulary.h"
@@ -17,11 +18,16 @@ struct cr_tokenizer {
     cr_vocabulary vocabulary;
     cr_merges merges;
     cr_specials specials;
-    const cr_pretokenizer_rules *rules;
+    cr_spelling spelling;
+    int32_t bos, eos, pad, unknown;
+    bool add_bos, space_prefix;
+    /* byte-level */
+    const cr_pretokenizer_rules *rules; /* NULL for SentencePiece */
     cr_pretokenizer *pretokenizer;
     bool *whole; /* [size]: a piece with this token's bytes is this token */
-    int32_t bos, eos, pad, unknown;
-    bool add_bos;
+    /* SentencePiece */
+    cr_specials user_defined; /* cut out of every text: runs of spaces and line ends among them */
+    bool cuts;
 };
 
 /* ---- from a file --------------------------------------------------------------- */
@@ -34,13 +40,29 @@ static int required(int code)
     return code == CR_ENOTFOUND ? CR_EFORMAT : code;
 }
 
-static int read_rules(cr_tokenizer *out, const cr_gguf *file)
+static bool is_text(const cr_text *text, const char *expected)
+{
+    return text->length == strlen(expected) && memcmp(text->bytes, expected, text->length) == 0;
+}
+
+static int read_spelling(cr_tokenizer *out, const cr_gguf *file)
 {
     cr_text name;
     CR_TRY(required(cr_gguf_text(file, KEY("model"), &name)));
-    if (name.length != 4 || memcmp(name.bytes, "gpt2", 4) != 0)
-        return cr_fail(CR_EUNSUPPORTED, KEY("model") " is '%s': supported is gpt2 (byte-level BPE)",
-                       cr_show(name.bytes, name.length).text);
+    out->spelling = is_text(&name, "llama") ? CR_SPELLING_SPACES : CR_SPELLING_BYTES;
+    if (out->spelling == CR_SPELLING_SPACES || is_text(&name, "gpt2"))
+        return CR_OK;
+    return cr_fail(CR_EUNSUPPORTED,
+                   KEY("model") " is '%s': supported are gpt2 (byte-level BPE) and llama "
+                                "(SentencePiece BPE)",
+                   cr_show(name.bytes, name.length).text);
+}
+
+static int read_rules(cr_tokenizer *out, const cr_gguf *file)
+{
+    cr_text name;
+    if (out->spelling == CR_SPELLING_SPACES)
+        return CR_OK;
     CR_TRY(required(cr_gguf_text(file, KEY("pre"), &name)));
     out->rules = cr_pretokenizer_find(name.bytes, name.length);
     if (!out->rules)
@@ -106,22 +128,52 @@ static int check_merges(const cr_tokenizer *tokenizer, const char *keys)
     return CR_OK;
 }
 
+static int create_merges(cr_tokenizer *out, const cr_bpe_lists *lists, const cr_text_index *index)
+{
+    if (lists->scores)
+        return cr_merges_create_scored(&out->merges, &out->vocabulary, lists->scores, lists->keys);
+    CR_TRY(cr_merges_create(&out->merges, lists->merges, lists->merge_count, index, lists->keys));
+    return check_merges(out, lists->keys);
+}
+
+static int create_specials(cr_tokenizer *out)
+{
+    CR_TRY(cr_specials_create(&out->specials, &out->vocabulary, false));
+    if (out->spelling == CR_SPELLING_BYTES)
+        return CR_OK;
+    out->cuts = cr_sentencepiece_cuts(&out->vocabulary);
+    return cr_specials_create(&out->user_defined, &out->vocabulary, true);
+}
+
 static int take_lists(cr_tokenizer *out, const cr_bpe_lists *lists)
 {
     cr_text_index index = {NULL, NULL, 0};
     int code;
     CR_TRY_GOTO(index_tokens(&index, lists), done);
-    CR_TRY_GOTO(cr_vocabulary_create(&out->vocabulary, lists->tokens, lists->kinds, lists->count,
-                                     lists->keys),
+    CR_TRY_GOTO(cr_vocabulary_create(&out->vocabulary, out->spelling, lists->tokens, lists->kinds,
+                                     lists->count, lists->keys),
                 done);
-    CR_TRY_GOTO(
-        cr_merges_create(&out->merges, lists->merges, lists->merge_count, &index, lists->keys),
-        done);
-    CR_TRY_GOTO(check_merges(out, lists->keys), done);
-    code = cr_specials_create(&out->specials, &out->vocabulary);
+    CR_TRY_GOTO(create_merges(out, lists, &index), done);
+    code = create_specials(out);
 done:
     cr_text_index_free(&index);
     return code;
+}
+
+static int read_merges(const cr_gguf *file, cr_bpe_lists *lists)
+{
+    return required(cr_gguf_text_array(file, KEY("merges"), &lists->merges, &lists->merge_count));
+}
+
+static int read_scores(const cr_gguf *file, cr_bpe_lists *lists)
+{
+    size_t count;
+    CR_TRY(required(cr_gguf_f32_array(file, KEY("scores"), &lists->scores, &count)));
+    if (count != lists->count)
+        return cr_fail(CR_EFORMAT,
+                       KEY("scores") " has %zu entries: expected %zu, one for each of " KEY("tokens"),
+                       count, lists->count);
+    return CR_OK;
 }
 
 static int read_vocabulary(cr_tokenizer *out, const cr_gguf *file)
@@ -129,7 +181,8 @@ static int read_vocabulary(cr_tokenizer *out, const cr_gguf *file)
     cr_bpe_lists lists = {.keys = KEY("")};
     CR_TRY(read_tokens(file, &lists.tokens, &lists.count));
     CR_TRY(read_kinds(file, lists.count, &lists.kinds));
-    CR_TRY(required(cr_gguf_text_array(file, KEY("merges"), &lists.merges, &lists.merge_count)));
+    CR_TRY(out->spelling == CR_SPELLING_SPACES ? read_scores(file, &lists)
+                                               : read_merges(file, &lists));
     return take_lists(out, &lists);
 }
 
@@ -148,16 +201,24 @@ static int read_id(const cr_tokenizer *tokenizer, const cr_gguf *file, const cha
     return CR_OK;
 }
 
+/* A key that may be missing. */
+static int optional(int code)
+{
+    return code == CR_ENOTFOUND ? CR_OK : code;
+}
+
 static int read_ids(cr_tokenizer *out, const cr_gguf *file)
 {
     CR_TRY(read_id(out, file, KEY("bos_token_id"), &out->bos));
     CR_TRY(read_id(out, file, KEY("eos_token_id"), &out->eos));
     CR_TRY(read_id(out, file, KEY("padding_token_id"), &out->pad));
     CR_TRY(read_id(out, file, KEY("unknown_token_id"), &out->unknown));
-    out->add_bos = out->rules->adds_bos;
-    int code = cr_gguf_bool(file, KEY("add_bos_token"), &out->add_bos);
-    if (code < 0 && code != CR_ENOTFOUND)
-        return code;
+    /* SentencePiece models begin with a BOS and a space unless the file says otherwise. */
+    out->add_bos = out->rules ? out->rules->adds_bos : true;
+    out->space_prefix = !out->rules;
+    CR_TRY(optional(cr_gguf_bool(file, KEY("add_bos_token"), &out->add_bos)));
+    if (!out->rules)
+        CR_TRY(optional(cr_gguf_bool(file, KEY("add_space_prefix"), &out->space_prefix)));
     if (out->add_bos && out->bos < 0)
         return cr_fail(CR_EFORMAT,
                        KEY("add_bos_token") " is true, but " KEY("bos_token_id") " is missing");
@@ -220,10 +281,11 @@ static int mark_whole(cr_tokenizer *out)
 
 static int read_all(cr_tokenizer *out, const cr_gguf *file)
 {
+    CR_TRY(read_spelling(out, file));
     CR_TRY(read_rules(out, file));
     CR_TRY(read_vocabulary(out, file));
     CR_TRY(read_ids(out, file));
-    return mark_whole(out);
+    return out->spelling == CR_SPELLING_BYTES ? mark_whole(out) : CR_OK;
 }
 
 static int take_or_free(cr_tokenizer **out, cr_tokenizer *made, int code)
@@ -268,6 +330,7 @@ void cr_tokenizer_free(cr_tokenizer *tokenizer)
     cr_free(tokenizer->whole);
     cr_pretokenizer_free(tokenizer->pretokenizer);
     cr_specials_free(&tokenizer->specials);
+    cr_specials_free(&tokenizer->user_defined);
     cr_merges_free(&tokenizer->merges);
     cr_vocabulary_free(&tokenizer->vocabulary);
     cr_free(tokenizer);
@@ -277,14 +340,16 @@ void cr_tokenizer_free(cr_tokenizer *tokenizer)
 
 void cr_tokenizer_describe(const cr_tokenizer *tokenizer, cr_tokenizer_info *out)
 {
-    *out = (cr_tokenizer_info){.model = "gpt2",
-                               .pretokenizer = tokenizer->rules->name,
+    bool bytes = tokenizer->spelling == CR_SPELLING_BYTES;
+    *out = (cr_tokenizer_info){.model = bytes ? "gpt2" : "llama",
+                               .pretokenizer = bytes ? tokenizer->rules->name : "none",
                                .size = (int)tokenizer->vocabulary.size,
                                .bos = tokenizer->bos,
                                .eos = tokenizer->eos,
                                .pad = tokenizer->pad,
                                .unknown = tokenizer->unknown,
-                               .add_bos = tokenizer->add_bos};
+                               .add_bos = tokenizer->add_bos,
+                               .space_prefix = tokenizer->space_prefix};
 }
 
 int32_t cr_tokenizer_find(const cr_tokenizer *tokenizer, const char *text, size_t length)
@@ -359,7 +424,26 @@ static int encode_piece(encoder *e, const char *piece, size_t length)
     return CR_OK;
 }
 
-static int encode_plain(encoder *e, const char *text, size_t length)
+static int encode_characters(encoder *e, const char *text, size_t length)
+{
+    CR_TRY(reserve(e, length));
+    int32_t *ids = e->ids + e->count;
+    size_t count = cr_sentencepiece_split(ids, &e->tokenizer->vocabulary, text, length);
+    CR_TRY(cr_bpe_merge(&e->tokenizer->merges, &e->work, ids, &count));
+    e->count += count;
+    return CR_OK;
+}
+
+static int encode_stretches(encoder *e, const char *text, size_t length)
+{
+    for (size_t at = 0, end; at < length; at = end) {
+        end = cr_sentencepiece_next(text, length, at, e->tokenizer->cuts);
+        CR_TRY(encode_characters(e, text + at, end - at));
+    }
+    return CR_OK;
+}
+
+static int encode_pieces(encoder *e, const char *text, size_t length)
 {
     cr_splitter_start(e->splitter, text, length);
     for (size_t at = 0, end;; at = end) {
@@ -370,12 +454,18 @@ static int encode_plain(encoder *e, const char *text, size_t length)
     }
 }
 
-static int encode_with_special(encoder *e, const char *text, size_t length)
+/* Text between special tokens. */
+static int encode_between(encoder *e, const char *text, size_t length)
+{
+    return e->tokenizer->spelling == CR_SPELLING_SPACES ? encode_stretches(e, text, length)
+                                                        : encode_pieces(e, text, length);
+}
+
+static int encode_around(encoder *e, const cr_specials *specials, const char *text, size_t length)
 {
     for (size_t from = 0, at;;) {
-        const cr_special_entry *special =
-            cr_specials_find(&e->tokenizer->specials, text, length, from, &at);
-        CR_TRY(encode_plain(e, text + from, at - from));
+        const cr_special_entry *special = cr_specials_find(specials, text, length, from, &at);
+        CR_TRY(encode_between(e, text + from, at - from));
         if (!special)
             return CR_OK;
         CR_TRY(reserve(e, 1));
@@ -384,12 +474,30 @@ static int encode_with_special(encoder *e, const char *text, size_t length)
     }
 }
 
+static int encode_text(encoder *e, const char *text, size_t length, bool parse_special)
+{
+    const cr_tokenizer *tokenizer = e->tokenizer;
+    if (parse_special)
+        return encode_around(e, &tokenizer->specials, text, length);
+    if (tokenizer->spelling == CR_SPELLING_SPACES)
+        return encode_around(e, &tokenizer->user_defined, text, length);
+    return encode_between(e, text, length);
+}
+
+/* A splitter, where the tokenizer has a pattern. */
+static int prepare_encoder(encoder *e)
+{
+    if (!e->tokenizer->pretokenizer)
+        return CR_OK;
+    return cr_splitter_create(&e->splitter, e->tokenizer->pretokenizer);
+}
+
 /* English has about four bytes a token; anything denser grows the list. */
 static int encode(encoder *e, const char *text, size_t length, bool parse_special)
 {
-    CR_TRY(cr_splitter_create(&e->splitter, e->tokenizer->pretokenizer));
+    CR_TRY(prepare_encoder(e));
     CR_TRY(reserve(e, length / 4 + 16));
-    return parse_special ? encode_with_special(e, text, length) : encode_plain(e, text, length);
+    return encode_text(e, text, length, parse_special);
 }
 
 int cr_tokenizer_encode(const cr_tokenizer *tokenizer, const char *text, size_t length,
@@ -433,13 +541,12 @@ typedef struct encode_job {
 
 static int encode_block(encoder *e, const encode_job *job, block *b)
 {
-    CR_TRY(cr_splitter_create(&e->splitter, e->tokenizer->pretokenizer));
+    CR_TRY(prepare_encoder(e));
     for (size_t i = b->first; i < b->first + b->count; i++) {
         const char *text = job->lengths[i] ? job->texts[i] : "";
         b->failed = i;
         CR_TRY(reserve(e, job->lengths[i] / 4 + 16));
-        CR_TRY(job->parse_special ? encode_with_special(e, text, job->lengths[i])
-                                  : encode_plain(e, text, job->lengths[i]));
+        CR_TRY(encode_text(e, text, job->lengths[i], job->parse_special));
         job->ends[i] = e->count;
     }
     return CR_OK;

@@ -8,6 +8,10 @@
  * tokenizers for well-formed UTF-8, but for bytes that a vocabulary has no token
  * for, which are kept (byte_escape.h) and not dropped.
  *
+ * SentencePiece BPE (Kudo and Richardson 2018; Llama 2, Gemma): user-defined tokens are cut out of
+ * every text, characters are merged by score, and what has no token becomes byte tokens. A model's
+ * space before a text (info.space_prefix) and its BOS are the caller's to add.
+ *
  * Special tokens are those of type control, unknown and user-defined. With
  * parse_special all three are cut out of the text; cr_tokenizer_is_special and
  * skip_special leave user-defined ones ("<tool_call>") alone, for they are part of
@@ -30,12 +34,13 @@ int cr_tokenizer_from_gguf(cr_tokenizer **out, const cr_gguf *file);
 
 /* A vocabulary from elsewhere; tokens and merges are written in the byte alphabet. */
 typedef struct cr_bpe_lists {
-    const char *keys; /* stands before "tokens" and "merges" in messages */
+    const char *keys; /* stands before "tokens", "merges" and "scores" in messages */
     const cr_text *tokens;
     const int32_t *kinds; /* cr_token_kind */
     size_t count;
     const cr_text *merges; /* "left right", in order of rank */
     size_t merge_count;
+    const float *scores;   /* [count], instead of merges, or NULL */
     const cr_pretokenizer_rules *rules;
 } cr_bpe_lists;
 

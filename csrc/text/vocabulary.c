@@ -39,9 +39,65 @@ static int copy_kinds(cr_vocabulary *out, const int32_t *kinds, const char *keys
     return CR_OK;
 }
 
-/* Writes token `id` behind the bytes of those before it and returns the end. */
-static char *copy_token(cr_vocabulary *out, int32_t id, char *to, const cr_text *token)
+static int hex_digit(char c)
 {
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* The byte that "<0x0A>" means, or -1. */
+static int spelled_byte(const cr_text *token)
+{
+    if (token->length != 6 || memcmp(token->bytes, "<0x", 3) != 0 || token->bytes[5] != '>')
+        return -1;
+    int high = hex_digit(token->bytes[3]), low = hex_digit(token->bytes[4]);
+    return high < 0 || low < 0 ? -1 : high * 16 + low;
+}
+
+/* U+2581, which stands for a space. Returns the length, which is never more. */
+static size_t copy_spaces(char *to, const cr_text *token)
+{
+    size_t length = 0;
+    for (size_t i = 0; i < token->length;) {
+        bool space = token->length - i >= 3 && memcmp(token->bytes + i, "\xE2\x96\x81", 3) == 0;
+        to[length++] = space ? ' ' : token->bytes[i];
+        i += space ? 3 : 1;
+    }
+    return length;
+}
+
+/* The same under SentencePiece's spelling. Of two tokens that mean the same the first is a piece. */
+static char *copy_spelled(cr_vocabulary *out, int32_t id, char *to, const cr_text *token)
+{
+    int byte = out->kinds[id] == CR_TOKEN_BYTE ? spelled_byte(token) : -1;
+    bool added = cr_vocabulary_is_added(out, id);
+    bool verbatim = added && out->kinds[id] != CR_TOKEN_USER_DEFINED;
+    size_t length = 1;
+    if (byte >= 0)
+        *to = (char)byte;
+    else if (verbatim)
+        memcpy(to, token->bytes, length = token->length);
+    else
+        length = copy_spaces(to, token);
+    out->texts[id] = (cr_text){to, length};
+    if (byte >= 0) {
+        out->byte_ids[byte] = out->byte_ids[byte] < 0 ? id : out->byte_ids[byte];
+        return to + length;
+    }
+    bool piece = length > 0 && !added && out->kinds[id] == CR_TOKEN_NORMAL;
+    cr_text_index_add(piece ? &out->pieces : &out->verbatim, id);
+    if (piece && length > out->longest_piece)
+        out->longest_piece = length;
+    return to + length;
+}
+
+/* Writes token `id` behind the bytes of those before it and returns the end. */
+static char *copy_token(cr_vocabulary *out, cr_spelling spelling, int32_t id, char *to,
+                        const cr_text *token)
+{
+    if (spelling == CR_SPELLING_SPACES)
+        return copy_spelled(out, id, to, token);
     size_t length = 0;
     bool piece = token->length > 0 && !cr_vocabulary_is_added(out, id) &&
                  cr_byte_alphabet_decode(to, &length, token->bytes, token->length);
@@ -73,22 +129,36 @@ static int find_bytes(cr_vocabulary *out, const char *keys)
                    keys, (unsigned)lacks);
 }
 
-static int fill(cr_vocabulary *out, const cr_text *tokens, const int32_t *kinds, size_t count,
-                const char *keys)
+/* SentencePiece: bytes that no piece holds are tokens of their own. */
+static int check_byte_tokens(cr_vocabulary *out, const char *keys)
+{
+    out->has_all_bytes = true;
+    for (int byte = 0; byte < 256; byte++)
+        if (out->byte_ids[byte] < 0)
+            return cr_fail(CR_EFORMAT,
+                           "%stokens has no token <0x%02X>: expected one for each of the 256 bytes",
+                           keys, (unsigned)byte);
+    return CR_OK;
+}
+
+static int fill(cr_vocabulary *out, cr_spelling spelling, const cr_text *tokens,
+                const int32_t *kinds, size_t count, const char *keys)
 {
     CR_TRY(allocate(out, tokens, count, keys));
     CR_TRY(copy_kinds(out, kinds, keys));
+    for (int byte = 0; byte < 256; byte++)
+        out->byte_ids[byte] = -1;
     char *to = out->bytes;
     for (size_t i = 0; i < count; i++)
-        to = copy_token(out, (int32_t)i, to, &tokens[i]);
-    return find_bytes(out, keys);
+        to = copy_token(out, spelling, (int32_t)i, to, &tokens[i]);
+    return spelling == CR_SPELLING_SPACES ? check_byte_tokens(out, keys) : find_bytes(out, keys);
 }
 
-int cr_vocabulary_create(cr_vocabulary *out, const cr_text *tokens, const int32_t *kinds,
-                         size_t count, const char *keys)
+int cr_vocabulary_create(cr_vocabulary *out, cr_spelling spelling, const cr_text *tokens,
+                         const int32_t *kinds, size_t count, const char *keys)
 {
     memset(out, 0, sizeof *out);
-    int code = fill(out, tokens, kinds, count, keys);
+    int code = fill(out, spelling, tokens, kinds, count, keys);
     if (code < 0)
         cr_vocabulary_free(out);
     return code;

@@ -1,8 +1,9 @@
 /* vocabulary.h: the tokens: id to bytes and kind, bytes to id.
  *
- * What this is: the checked token list of a byte-level BPE file. Ordinary
- * tokens are written in the byte alphabet and stand here as the bytes they mean;
- * special and added tokens, and what is not in the alphabet, stand verbatim.
+ * What this is: the checked token list of a file, each token as the bytes it means.
+ * Byte-level BPE writes ordinary tokens in the byte alphabet; SentencePiece writes a
+ * space as U+2581 and a byte as <0x0A>. Special and added tokens, and what is not in
+ * the alphabet, stand verbatim.
  * What it is not: a rule for how text becomes tokens.
  *
  * Ownership: the vocabulary owns all it points to; released by cr_vocabulary_free.
@@ -22,6 +23,11 @@ typedef enum cr_token_kind {
     CR_TOKEN_BYTE = 6
 } cr_token_kind;
 
+typedef enum cr_spelling {
+    CR_SPELLING_BYTES, /* the byte alphabet of GPT-2 */
+    CR_SPELLING_SPACES /* SentencePiece's */
+} cr_spelling;
+
 typedef struct cr_vocabulary {
     size_t size;
     char *bytes;            /* of all tokens */
@@ -36,8 +42,8 @@ typedef struct cr_vocabulary {
 
 /* `tokens` as in the file, `kinds` one a token. Refuses kinds that do not exist
  * and a vocabulary that cannot express every byte; `keys` as for cr_merges_create. */
-int cr_vocabulary_create(cr_vocabulary *out, const cr_text *tokens, const int32_t *kinds,
-                         size_t count, const char *keys);
+int cr_vocabulary_create(cr_vocabulary *out, cr_spelling spelling, const cr_text *tokens,
+                         const int32_t *kinds, size_t count, const char *keys);
 void cr_vocabulary_free(cr_vocabulary *vocabulary);
 
 /* Cut out of the text before anything else: kinds unknown, control and user-defined. */

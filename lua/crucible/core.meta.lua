@@ -102,6 +102,7 @@ function Tokenizer:decode(ids, skip_special) end
 ---@field pretokenizer string  "smollm"
 ---@field size integer         ids are 0 to size - 1
 ---@field add_bos boolean      the model expects a BOS before the text
+---@field space_prefix boolean and a space before its first word
 ---@field bos integer?         ids; nil where the model has none
 ---@field eos integer?
 ---@field pad integer?

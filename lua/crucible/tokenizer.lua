@@ -13,6 +13,7 @@ local models = require "crucible.models"
 ---@field bos integer?  id of the token before a text
 ---@field eos integer?  id of the token that ends an answer
 ---@field add_bos boolean  the model expects a BOS
+---@field space_prefix boolean  and a space before the first word
 ---@field size integer  ids are 0..size-1
 local Tokenizer = { __name = "crucible.tokenizer" }
 Tokenizer.__index = Tokenizer
@@ -26,6 +27,7 @@ function tokenizer.wrap(core)
   local info = core:info()
   return setmetatable({
     core = core, bos = info.bos, eos = info.eos, add_bos = info.add_bos, size = info.size, model = info.model,
+    space_prefix = info.space_prefix,
   }, Tokenizer)
 end
 
@@ -90,6 +92,7 @@ function Tokenizer:digest()
     local vocabulary = self.core:decode(all)
     self.known_digest = fs.sha256(table.concat({
       info.model, info.pretokenizer, tostring(info.bos), tostring(info.eos), tostring(info.add_bos),
+      tostring(info.space_prefix),
       table.concat(self.core:ends(all), " "), table.concat(self.core:encode(vocabulary), " "),
       table.concat(self.core:encode(vocabulary, true), " "), vocabulary,
     }, "\n"))
@@ -97,10 +100,12 @@ function Tokenizer:digest()
   return self.known_digest
 end
 
---- Ids of a prompt as the model wants to see it: with one BOS if it expects one.
+--- Ids of a prompt as the model wants to see it: with one BOS if it expects one, and a space before
+--- the first word if it expects that.
 ---@param text string
 ---@return integer[]
 function Tokenizer:prompt(text)
+  if self.space_prefix and text ~= "" then text = " " .. text end
   local ids = self.core:encode(text)
   if self.add_bos and self.bos and ids[1] ~= self.bos then table.insert(ids, 1, self.bos) end
   return ids

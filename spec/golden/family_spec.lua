@@ -36,7 +36,9 @@ local function check(title, fixture, write, head_size)
     end)
 
     local function open(options)
-      local config = { rank = fixture.rank, alpha = fixture.alpha, dropout = 0, targets = TARGETS, seed = 0, threads = 2 }
+      local config = {
+        rank = fixture.rank, alpha = fixture.alpha, dropout = 0, targets = TARGETS, seed = 0, threads = 2,
+      }
       for key, value in pairs(options or {}) do config[key] = value end
       local session = assert(model:session(config))
       golden.load_hashed(session, folder .. "/hashed.safetensors")
@@ -54,7 +56,8 @@ local function check(title, fixture, write, head_size)
     end)
 
     for _, recompute in ipairs { false, true } do
-      it(("gives PEFT's loss and gradient of every matrix, %s"):format(recompute and "recomputing the layers" or "keeping the layers"), function()
+      local how = recompute and "recomputing the layers" or "keeping the layers"
+      it("gives PEFT's loss and gradient of every matrix, " .. how, function()
         local session <close> = open { recompute = recompute }
         local result = assert(session:forward_backward(rows))
         assert.is_true(golden.relative(result.loss, fixture.loss) < 1e-5)

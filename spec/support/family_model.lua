@@ -67,7 +67,9 @@ end
 
 local function gguf_values(fixture, name, shape)
   local values, config = values_of(fixture, name, shape), fixture.config
-  if config.model_type == "llama" and name:find("[qk]_proj") then return interleave(values, shape[2], config.head_dim) end
+  if config.model_type == "llama" and name:find("[qk]_proj") then
+    return interleave(values, shape[2], config.head_dim)
+  end
   if is_centred(fixture) and #shape == 1 then
     for i, value in ipairs(values) do values[i] = round_to_float(value + 1) end
   end

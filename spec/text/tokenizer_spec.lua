@@ -157,6 +157,7 @@ describe("SmolLM2's tokenizer", function()
   it("describes itself", function()
     assert.same({
       model = "gpt2", pretokenizer = "smollm", size = 49152, bos = 1, eos = 2, pad = 2, unknown = 0, add_bos = false,
+      space_prefix = false,
     }, tokenizer:info())
   end)
 
@@ -301,11 +302,14 @@ describe("A tokenizer in a file", function()
     it("is refused: " .. title, function() expect.fails(code, message, open_changed(changes)) end)
   end
 
+  refuses("of SentencePiece without scores", "format", "key tokenizer.ggml.scores is missing",
+    { model = gguf.text("llama") })
   for _, name in ipairs({ "model", "pre", "tokens", "token_type", "merges" }) do
     refuses("without " .. name, "format", "key tokenizer.ggml." .. name .. " is missing", { [name] = false })
   end
-  refuses("of another model", "unsupported", "tokenizer.ggml.model is 'llama': supported is gpt2",
-    { model = gguf.text("llama") })
+  refuses("of another model", "unsupported",
+    "tokenizer.ggml.model is 'bert': supported are gpt2 (byte-level BPE) and llama",
+    { model = gguf.text("bert") })
   refuses("with an unknown pre-tokenizer", "unsupported",
     "tokenizer.ggml.pre: unknown pre-tokenizer 'tekken': expected one of gpt2, default, smollm",
     { pre = gguf.text("tekken") })
