@@ -41,8 +41,11 @@ datums.cut_left = cut_left
 
 -- A piece is { text, weight } or { id, weight }; `final` marks the first piece of the last answer.
 
+-- A weight as the engine takes it, so that a datum is the same from memory and from a file.
+local function in_32_bits(weight) return (string.unpack("<f", string.pack("<f", weight))) end
+
 local function pieces_of_text(tokenizer, row)
-  local seam, weight = tokenizer_module.seam(row.input, row.output), row.weight or 1
+  local seam, weight = tokenizer_module.seam(row.input, row.output), in_32_bits(row.weight or 1)
   local pieces = { { text = row.input, weight = 0 }, { text = seam .. row.output, weight = weight, final = true } }
   if row.output ~= "" and tokenizer.eos then pieces[3] = { id = tokenizer.eos, weight = weight } end
   return pieces, #seam
@@ -57,7 +60,7 @@ local function pieces_of_messages(tokenizer, row, given)
   local last, pieces, seam = rendered[#rendered].message, {}, 0
   for i, piece in ipairs(rendered) do
     local trained = piece.part == "content" or piece.part == "close"
-    local made = { text = piece.text, weight = trained and weights[piece.message] * (row.weight or 1) or 0 }
+    local made = { text = piece.text, weight = trained and in_32_bits(weights[piece.message] * (row.weight or 1)) or 0 }
     if piece.ends then made.id = tokenizer.eos end
     if piece.special then made.id = tokenizer:find(piece.text) end
     if piece.part == "content" and piece.message == last then made.final, seam = true, piece.seam end

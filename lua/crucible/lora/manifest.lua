@@ -39,7 +39,7 @@ function manifest.of(run)
     plan = {
       epochs = plan.epochs, steps_per_epoch = plan.steps_per_epoch, total_steps = plan.total_steps,
       loss = plan.loss.name, order_seed = plan.seed, batch_size = plan.batch_size,
-      batch_tokens = plan.batch_tokens, grad_accumulation = plan.config.grad_accumulation,
+      batch_tokens = plan.batch_tokens, batching = plan.batching, grad_accumulation = plan.config.grad_accumulation,
     },
     versions = { crucible = require("crucible")._VERSION, lua = _VERSION },
   }

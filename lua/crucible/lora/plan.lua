@@ -2,7 +2,7 @@
 -- of them each step takes. Nothing here changes while the run goes on.
 --
 -- An epoch is an order of all rows, a pure function of (seed, epoch), cut into batches of batch_size
--- rows, or of as many rows as batch_tokens tokens hold. A step takes grad_accumulation batches; the last
+-- rows, or of as many rows as batch_tokens tokens hold, in one of the ways of lora.packing. A step takes grad_accumulation batches; the last
 -- step of an epoch takes what is left. Rows of one metadata.group (a pair to compare, completions of one
 -- prompt) stand side by side and in one batch.
 local config = require "crucible.lora.config"
@@ -12,7 +12,8 @@ local errors = require "crucible.errors"
 local fs = require "crucible.fs"
 local gate = require "crucible.lora.gate"
 local loss_functions = require "crucible.lora.loss_functions"
-local random = require "crucible.random"
+local packing = require "crucible.lora.packing"
+local token_cache = require "crucible.lora.token_cache"
 
 ---@class crucible.lora.Plan
 ---@field config crucible.lora.Config
@@ -24,6 +25,7 @@ local random = require "crucible.random"
 ---@field seed integer   of the order of rows
 ---@field batch_size integer
 ---@field batch_tokens integer?
+---@field batching string     of packing.methods
 ---@field units integer[][]    numbers of datums that stay together
 ---@field steps_per_epoch integer  of the first epoch; groups and batch_tokens can change it with the order
 ---@field epochs integer
@@ -47,12 +49,20 @@ function plan.run_config(session, given)
     name, show(chosen[name]), show(session.config[name]))
 end
 
+-- Weights count as the engine takes them, in 32 bits.
+local function packed(datum)
+  local weights = {}
+  for i, weight in ipairs(datum.weights) do weights[i] = string.pack("<f", weight) end
+  return table.concat(datum.tokens, " ") .. ":" .. table.concat(weights)
+end
+
 local function digest_of(list)
-  local parts = {}
+  local digest, parts = "", {}
   for i, datum in ipairs(list) do
-    parts[i] = table.concat(datum.tokens, " ") .. ":" .. table.concat(datum.weights, " ")
+    parts[#parts + 1] = packed(datum)
+    if #parts == ROWS_AT_ONCE or i == #list then digest, parts = fs.sha256(digest .. table.concat(parts, "\n")), {} end
   end
-  return fs.sha256(table.concat(parts, "\n"))
+  return digest
 end
 
 -- Numbers of the datums of each metadata.group, and of each datum without one, in the order of rows.
@@ -99,6 +109,18 @@ local function evaluation_rows(dataset, options)
   return (dataset_integration.prepare_dataset(source, asked))
 end
 
+local WORTH_CACHING = 1 << 22 -- bytes of text; less is tokenised as fast as it is looked up
+
+-- The folder for tokenised data, or nil to do without.
+local function cache_folder(wanted, rows)
+  if wanted == false then return nil end
+  if type(wanted) == "string" then return wanted end
+  if wanted then return token_cache.folder() end
+  local bytes = 0
+  for _, row in ipairs(rows) do bytes = bytes + #row.input + #row.output end
+  return bytes >= WORTH_CACHING and token_cache.folder() or nil
+end
+
 local function load_datums(self, session, dataset, options)
   local rows, info, code = dataset_integration.prepare_dataset(dataset, dataset_integration.row_options:pick(options))
   if not rows then return nil, info, code end
@@ -107,7 +129,7 @@ local function load_datums(self, session, dataset, options)
   local limit = math.min(self.config.max_length or session.context, session.context)
   local list, counts
   list, counts, code = datums.build(session.tokenizer, formatted, {
-    max_length = limit, truncation = self.config.truncation,
+    max_length = limit, truncation = self.config.truncation, cache = cache_folder(options.token_cache, rows),
   })
   if not list then return nil, counts, code end
   local provided, message, what = loss_functions.check(self.loss, list)
@@ -133,8 +155,11 @@ function plan.make(session, dataset, options)
   local self = setmetatable({
     config = plan.run_config(session, options.config), loss = registry.resolve(options.loss_fn),
     seed = options.seed or session.seed, shuffle = options.shuffle, batch_size = options.batch_size,
-    batch_tokens = options.batch_tokens,
+    batch_tokens = options.batch_tokens, batching = options.batching or "in_order",
   }, Plan)
+  if self.batching == "best_fit" and not self.batch_tokens then
+    errors.raise('training_loop.run: batching = "best_fit" fills batches of batch_tokens, which is missing')
+  end
   loss_functions.check_dataset(self.loss, dataset)
   local ok, message, code = load_datums(self, session, dataset, options)
   if not ok then return nil, message, code end
@@ -143,35 +168,27 @@ function plan.make(session, dataset, options)
   return self
 end
 
--- Numbers of units in the order of an epoch.
-local function order_of(self, epoch)
-  if self.shuffle then return random.permutation(#self.units, self.seed, epoch) end
-  local order = {}
-  for i = 1, #self.units do order[i] = i end
-  return order
-end
-
--- What a unit takes of a batch's room: rows or tokens.
-local function size_of(self, unit)
-  if not self.batch_tokens then return #unit end
-  local tokens = 0
-  for _, number in ipairs(unit) do tokens = tokens + #self.datums[number].tokens - 1 end
-  return tokens
+-- Rows and tokens of each unit.
+local function measure_units(self)
+  self.unit_rows, self.unit_tokens = {}, {}
+  for i, unit in ipairs(self.units) do
+    local tokens = 0
+    for _, number in ipairs(unit) do tokens = tokens + #self.datums[number].tokens - 1 end
+    self.unit_rows[i], self.unit_tokens[i] = #unit, tokens
+  end
 end
 
 -- Batches of an epoch as lists of datum numbers: as many units as there is room for, at least one.
 local function lay_out(self, epoch)
-  local batches, batch, used = {}, nil, 0
-  local room = self.batch_tokens or self.batch_size
-  for _, place in ipairs(order_of(self, epoch)) do
-    local unit = self.units[place]
-    local size = size_of(self, unit)
-    if not batch or used + size > room then
-      batch, used = {}, 0
-      batches[#batches + 1] = batch
-    end
-    used = used + size
-    table.move(unit, 1, #unit, #batch + 1, batch)
+  if not self.unit_rows then measure_units(self) end
+  local batches = {}
+  for i, places in ipairs(packing.epoch({
+    sizes = self.batch_tokens and self.unit_tokens or self.unit_rows, lengths = self.unit_tokens,
+    room = self.batch_tokens or self.batch_size, method = self.batching, seed = self.seed, shuffle = self.shuffle,
+  }, epoch)) do
+    local batch = {}
+    for _, place in ipairs(places) do table.move(self.units[place], 1, #self.units[place], #batch + 1, batch) end
+    batches[i] = batch
   end
   return batches
 end
@@ -189,7 +206,7 @@ end
 ---@return integer
 function Plan:steps_in(epoch)
   local count = #self.datums
-  if self.batch_tokens or #self.units < count then
+  if self.batch_tokens or #self.units < count or self.batching ~= "in_order" then
     count = #self:batches(epoch)
   else
     count = (count + self.batch_size - 1) // self.batch_size
@@ -231,14 +248,14 @@ end
 function Plan:identity()
   return {
     rows = #self.datums, data_sha256 = self.digest, seed = self.seed, shuffle = self.shuffle,
-    batch_size = self.batch_size, batch_tokens = self.batch_tokens,
+    batch_size = self.batch_size, batch_tokens = self.batch_tokens, batching = self.batching,
     grad_accumulation = self.config.grad_accumulation, loss = loss_of(self.loss),
   }
 end
 
 local identity_fields = {
-  "batch_size", "batch_tokens", "data_sha256", "grad_accumulation", "group_size", "loss", "rows", "sampling", "seed",
-  "shuffle",
+  "batch_size", "batch_tokens", "batching", "data_sha256", "grad_accumulation", "group_size", "loss", "rows",
+  "sampling", "seed", "shuffle",
 }
 
 --- The first difference between this plan and a checkpoint's identity, in words; nil if none.

@@ -18,6 +18,7 @@ local gradient_points = require "crucible.lora.gradient_points"
 local json = require "crucible.json"
 local manifest = require "crucible.lora.manifest"
 local paths = require "crucible.paths"
+local packing = require "crucible.lora.packing"
 local plan = require "crucible.lora.plan"
 local rollouts = require "crucible.lora.rollouts"
 local run = require "crucible.lora.run"
@@ -78,6 +79,10 @@ local loop_entries = {
   { name = "batch_size", default = 8, check = schema.integer { min = 1 }, doc = "rows a batch" },
   { name = "batch_tokens", check = schema.integer { min = 1 },
     doc = "instead of batch_size: as many rows as hold this many tokens, at least one" },
+  { name = "batching", default = "in_order", check = schema.one_of(packing.methods),
+    doc = "which rows share a batch: in_order; best_fit: fullest batches of batch_tokens; bucket: of like length" },
+  { name = "token_cache", check = schema.either(schema.boolean, schema.nonempty_string),
+    doc = "keep tokenised data on disk; a folder; default: from 4 MiB of text on, in the user's cache" },
   { name = "checkpoint_every", default = 100, check = schema.integer { min = 0 },
     doc = "steps between checkpoints; 0 = only the last" },
   { name = "loss_fn", default = "cross_entropy", check = schema.either(schema.nonempty_string, schema.table),
