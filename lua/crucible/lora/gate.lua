@@ -160,7 +160,11 @@ local function decode_range(tokenizer, tokens, first, last)
   return tokenizer:decode(table.move(tokens, first, last, 1, {}))
 end
 
-local function sample(datum, tokenizer)
+--- A datum as the model sees it, cut where its weights change.
+---@param datum table
+---@param tokenizer crucible.Tokenizer
+---@return crucible.lora.gate.Sample
+function gate.sample(datum, tokenizer)
   local tokens, pieces, first = datum.tokens, {}, 1
   local function weight_of(t) return t == 1 and 0 or datum.weights[t - 1] end
   for t = 1, #tokens do
@@ -277,7 +281,7 @@ function gate.check(datums, counts, tokenizer, context)
   warn_of_lengths(counts, report)
   report.mean_length = report.tokens / #datums + 1
   report.lengths, report.padding = quantiles(lengths), gate.padding(lengths, context.batch_size or 8)
-  report.sample = sample(datums[1], tokenizer)
+  report.sample = gate.sample(datums[1], tokenizer)
   return report
 end
 

@@ -2,9 +2,9 @@
 -- of them each step takes. Nothing here changes while the run goes on.
 --
 -- An epoch is an order of all rows, a pure function of (seed, epoch), cut into batches of batch_size
--- rows, or of as many rows as batch_tokens tokens hold, in one of the ways of lora.packing. A step takes grad_accumulation batches; the last
--- step of an epoch takes what is left. Rows of one metadata.group (a pair to compare, completions of one
--- prompt) stand side by side and in one batch.
+-- rows, or of as many rows as batch_tokens tokens hold, in one of the ways of lora.packing. A step takes
+-- grad_accumulation batches; the last step of an epoch takes what is left. Rows of one metadata.group (a pair
+-- to compare, completions of one prompt) stand side by side and in one batch.
 local config = require "crucible.lora.config"
 local dataset_integration = require "crucible.lora.dataset_integration"
 local datums = require "crucible.lora.datums"
@@ -30,7 +30,7 @@ local token_cache = require "crucible.lora.token_cache"
 ---@field steps_per_epoch integer  of the first epoch; groups and batch_tokens can change it with the order
 ---@field epochs integer
 ---@field total_steps integer
-local Plan = {}
+local Plan = { batching = "in_order" }
 Plan.__index = Plan
 
 local plan = { Plan = Plan }
@@ -155,7 +155,7 @@ function plan.make(session, dataset, options)
   local self = setmetatable({
     config = plan.run_config(session, options.config), loss = registry.resolve(options.loss_fn),
     seed = options.seed or session.seed, shuffle = options.shuffle, batch_size = options.batch_size,
-    batch_tokens = options.batch_tokens, batching = options.batching or "in_order",
+    batch_tokens = options.batch_tokens, batching = options.batching,
   }, Plan)
   if self.batching == "best_fit" and not self.batch_tokens then
     errors.raise('training_loop.run: batching = "best_fit" fills batches of batch_tokens, which is missing')
@@ -168,24 +168,36 @@ function plan.make(session, dataset, options)
   return self
 end
 
--- Rows and tokens of each unit.
-local function measure_units(self)
-  self.unit_rows, self.unit_tokens = {}, {}
-  for i, unit in ipairs(self.units) do
-    local tokens = 0
-    for _, number in ipairs(unit) do tokens = tokens + #self.datums[number].tokens - 1 end
-    self.unit_rows[i], self.unit_tokens[i] = #unit, tokens
-  end
+local function rows_of(unit) return #unit end
+
+-- What a unit takes in tokens; prompts of a run by rewards, whose answers are not there yet, are not asked.
+local function tokens_of(unit, list)
+  local tokens = 0
+  for _, number in ipairs(unit) do tokens = tokens + #list[number].tokens - 1 end
+  return tokens
+end
+
+local function measure(self, size)
+  local sizes = {}
+  for i, unit in ipairs(self.units) do sizes[i] = size(unit, self.datums) end
+  return sizes
+end
+
+-- What packing needs to know, found once.
+local function packing_of(self)
+  local by_length = self.batch_tokens or self.batching == "bucket"
+  local lengths = by_length and measure(self, tokens_of) or nil
+  return {
+    sizes = self.batch_tokens and lengths or measure(self, rows_of), lengths = lengths,
+    room = self.batch_tokens or self.batch_size, method = self.batching, seed = self.seed, shuffle = self.shuffle,
+  }
 end
 
 -- Batches of an epoch as lists of datum numbers: as many units as there is room for, at least one.
 local function lay_out(self, epoch)
-  if not self.unit_rows then measure_units(self) end
+  self.packing = self.packing or packing_of(self)
   local batches = {}
-  for i, places in ipairs(packing.epoch({
-    sizes = self.batch_tokens and self.unit_tokens or self.unit_rows, lengths = self.unit_tokens,
-    room = self.batch_tokens or self.batch_size, method = self.batching, seed = self.seed, shuffle = self.shuffle,
-  }, epoch)) do
+  for i, places in ipairs(packing.epoch(self.packing, epoch)) do
     local batch = {}
     for _, place in ipairs(places) do table.move(self.units[place], 1, #self.units[place], #batch + 1, batch) end
     batches[i] = batch
