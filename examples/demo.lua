@@ -70,7 +70,9 @@ end
 -- Base beside tuned beside the majority class, with intervals of 95%, and what is left of the gain once
 -- chance is asked.
 local function show_table(before, after, given)
-  local majority = must(lora.evaluation.majority("scifact", { limit = given.limit_dev, metrics = { "accuracy", "f1" } }))
+  local majority = must(lora.evaluation.majority("scifact", {
+    limit = given.limit_dev, metrics = { "accuracy", "f1" },
+  }))
   io.write(lora.evaluation.table {
     { name = "always " .. majority.label, result = majority },
     { name = "base model, as written", result = before },

@@ -8,6 +8,7 @@
 --
 -- or, to be looked at row by row, { observe = function(prediction) … end, reduce = function(items) … end }.
 local bleu = require "crucible.metrics.bleu"
+local claims = require "crucible.metrics.claims"
 local classification = require "crucible.metrics.classification"
 local errors = require "crucible.errors"
 local likelihood = require "crucible.metrics.likelihood"
@@ -115,9 +116,19 @@ local function add_likelihoods()
     family = { name = "calibration", observe = confidence_of, summarise = likelihood.calibration_error } }
 end
 
+local function add_claims()
+  for _, entry in ipairs(claims.measures) do
+    add { name = entry.name, doc = entry.doc, lower = entry.lower, needs = "claims", value = identity, family = {
+      name = entry.name, summarise = mean,
+      observe = function(prediction) return prediction.assessment and entry.value(prediction.assessment) or nil end,
+    } }
+  end
+end
+
 add_classification()
 add_texts()
 add_likelihoods()
+add_claims()
 
 -- ---- looking up ----------------------------------------------------------------------------
 
@@ -182,6 +193,14 @@ function metrics.better(name, value, other)
   return value > other
 end
 
+--- Which way a metric is better; nil for a name that is no metric.
+---@param name string
+---@return "min"|"max"|nil
+function metrics.direction(name)
+  local metric = known[name] or of_one_class(name)
+  if metric then return metric.lower and "min" or "max" end
+end
+
 -- ---- registering ---------------------------------------------------------------------------
 
 local metric_options = schema.new("register_metric", {
@@ -216,10 +235,6 @@ function metrics.unregister(name)
   if not metrics.find(name).registered then errors.raise('unregister_metric: "%s" is the library\'s own', name) end
   known[name] = nil
 end
-
---- Adds a metric of a family; for rooms of the library that have families of their own.
----@param metric crucible.metrics.Metric
-function metrics.add(metric) add(metric) end
 
 --- One line a metric: name and what it is.
 ---@return string

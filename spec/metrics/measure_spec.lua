@@ -3,6 +3,7 @@ local classification = require "crucible.metrics.classification"
 local expect = require "spec.support.expect"
 local measure = require "crucible.metrics.measure"
 local metrics = require "crucible.metrics"
+local selection = require "crucible.lora.selection"
 
 local context = { numbering = classification.numbering { "a", "b" } }
 
@@ -101,6 +102,16 @@ describe("names of metrics", function()
     assert.is_false(metrics.better("perplexity", 0 / 0, 3))
     assert.is_true(metrics.better("perplexity", 3, 0 / 0))
     assert.is_false(metrics.better("f1", nil, nil))
+  end)
+
+  it("choose checkpoints the right way round", function()
+    for name, direction in pairs { f1 = "max", ["f1:a"] = "max", polarity_conflicts = "min", perplexity = "min",
+      chirality = "min", mean_loss = "min", invalid_rate = "min", skill = "max" } do
+      assert.equal(direction, selection.direction(name), name)
+    end
+    assert.is_nil(metrics.direction "skill")
+    register("waste", { reduce = function() return 1 end, lower = true })
+    assert.equal("min", selection.direction "waste")
   end)
 
   it("come with a line each", function()

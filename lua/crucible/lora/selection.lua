@@ -1,6 +1,7 @@
 -- Which of a run's states is the best, and when to stop for want of a better one. Both watch one number
 -- each and are independent of each other; what they have seen is plain data that goes into checkpoints.
 local errors = require "crucible.errors"
+local metrics = require "crucible.metrics"
 local schema = require "crucible.schema"
 
 local selection = {}
@@ -23,11 +24,13 @@ local stopping_options = schema.new("training_loop.run: early_stopping", {
   { name = "min_delta", default = 0, check = schema.number { min = 0 }, doc = "what counts as a gain" },
 })
 
---- What is better of a metric, by its name: less of a loss, a perplexity, an error or a rate of invalid
---- ones, more of everything else.
+--- What is better of a metric: what the metric itself says; else, by its name, less of a loss, a
+--- perplexity, an error or a rate of invalid ones, more of everything else.
 ---@param metric string
 ---@return "min"|"max"
 function selection.direction(metric)
+  local known = metrics.direction(metric)
+  if known then return known end
   for _, pattern in ipairs { "loss$", "^perplexity", "error", "invalid", "nll$" } do
     if metric:find(pattern) then return "min" end
   end

@@ -5,7 +5,6 @@
 -- of the expected ones gets 0 in the stages after it, and these zeros enter the means.
 local chirality = require "crucible.metrics.chirality"
 local graph = require "crucible.domain.graph"
-local metrics = require "crucible.metrics"
 local parser = require "crucible.domain.parser"
 
 local claims = {}
@@ -297,12 +296,6 @@ end
 
 -- ---- metrics by name -----------------------------------------------------------------------
 
-local function mean(items)
-  local sum = 0
-  for i = 1, #items do sum = sum + items[i] end
-  return sum / #items
-end
-
 local function share(condition)
   return function(assessment) return condition(assessment) and 1 or 0 end
 end
@@ -311,41 +304,26 @@ local function field(name)
   return function(assessment) return assessment[name] end
 end
 
-local measures = {
-  { "schema_compliance", "share of texts of claims and relations that are well formed",
-    share(function(a) return not a.schema_problem end) },
-  { "citation_accuracy", "share of texts that cite all expected documents and none that the prompt lacks",
-    share(function(a) return not a.citation_problem end) },
-  { "mean_entailment", "how far cited documents entail the claims that cite them", field "entailment" },
-  { "mean_similarity", "of the hypothesis to the expected one", field "similarity" },
-  { "paraphrase_accepted", "share of texts whose entailment or similarity passes", share(field "paraphrase") },
-  { "overall_pass_rate", "share of texts whose citations, entailment and paraphrase pass", share(field "passed") },
-  { "betti_1", "independent cycles of the graph of claims, mean", field "betti_1", lower = true },
-  { "polarity_conflicts", "claims both supported and refuted, mean", field "polarity_conflicts", lower = true },
-  { "consistency_score", "1 / (1 + cycles and conflicts), mean", field "consistency_score" },
-  { "chirality", "distance of the relations' labels and citations from the expected", field "chirality",
+--- Measures that are means over texts: name, doc, value of an assessment.
+---@type { name: string, doc: string, value: (fun(assessment: crucible.metrics.Assessment): number), lower: boolean? }[]
+claims.measures = {
+  { name = "schema_compliance", doc = "share of texts of claims and relations that are well formed",
+    value = share(function(a) return not a.schema_problem end) },
+  { name = "citation_accuracy", doc = "share of texts that cite all expected documents and none that the prompt lacks",
+    value = share(function(a) return not a.citation_problem end) },
+  { name = "mean_entailment", doc = "how far cited documents entail the claims that cite them",
+    value = field "entailment" },
+  { name = "mean_similarity", doc = "of the hypothesis to the expected one", value = field "similarity" },
+  { name = "paraphrase_accepted", doc = "share of texts whose entailment or similarity passes",
+    value = share(field "paraphrase") },
+  { name = "overall_pass_rate", doc = "share of texts whose citations, entailment and paraphrase pass",
+    value = share(field "passed") },
+  { name = "betti_1", doc = "independent cycles of the graph of claims, mean", value = field "betti_1", lower = true },
+  { name = "polarity_conflicts", doc = "claims both supported and refuted, mean", value = field "polarity_conflicts",
     lower = true },
+  { name = "consistency_score", doc = "1 / (1 + cycles and conflicts), mean", value = field "consistency_score" },
+  { name = "chirality", doc = "distance of the relations' labels and citations from the expected",
+    value = field "chirality", lower = true },
 }
-
-local function identity(summary) return summary end
-
-for _, entry in ipairs(measures) do
-  local name, doc, value = entry[1], entry[2], entry[3]
-  metrics.add {
-    name = name, doc = doc, lower = entry.lower, needs = "claims", value = identity,
-    family = {
-      name = name, summarise = mean,
-      observe = function(prediction) return prediction.assessment and value(prediction.assessment) or nil end,
-    },
-  }
-end
-
---- Names of the metrics of claims and relations.
----@return string[]
-function claims.metric_names()
-  local names = {}
-  for i, entry in ipairs(measures) do names[i] = entry[1] end
-  return names
-end
 
 return claims
