@@ -149,8 +149,14 @@ describe("entailment by a language model", function()
 
   it("has no place beside another scorer", function()
     local session <close> = open()
-    expect.raises([[judge scores entailment by "lm", but entailment is "overlap"]], lora.evaluation.evaluate, session,
-      rows, { judge = folder, entailment = "overlap" })
+    for _, case in ipairs {
+      { { judge = folder, entailment = "overlap" }, 'judge is for entailment = "lm", which is "overlap"' },
+      { { judge = folder, entailment_encoder = folder }, 'entailment_encoder is for entailment = "encoder"' },
+      { { similarity = "hidden", similarity_encoder = folder }, 'similarity_encoder is for similarity = "encoder"' },
+      { { entailment = "encoder" }, "needs entailment_encoder, the folder of a cross-encoder" },
+    } do
+      expect.raises(case[2], lora.evaluation.evaluate, session, rows, case[1])
+    end
   end)
 
   it("cuts evidence that is too long, not the claim", function()
@@ -166,5 +172,52 @@ describe("entailment by a language model", function()
     assert.same({ 0.5 }, scores)
     assert.is_true(#seen <= 512 and seen:find("^Claim: Cells grow.\nEvidence: long ") ~= nil)
     assert.truthy(seen:find "Verdict:$")
+  end)
+end)
+
+describe("scores by an encoder", function()
+  local opened, closed
+
+  before_each(function()
+    opened, closed = {}, 0
+    package.loaded["crucible.encoder"] = { open = function(name)
+      if name == "nothing" then return nil, "nothing: no folder", "not_found" end
+      opened[#opened + 1] = name
+      return {
+        entailment = function(_, pairs_of_texts)
+          if name == "no labels" then return nil, "has no label for entailment", "argument" end
+          local scores = {}
+          for i, pair in ipairs(pairs_of_texts) do scores[i] = pair[1]:find(pair[2], 1, true) and 0.9 or 0.1 end
+          return scores
+        end,
+        similarity = function(_, left, right)
+          local scores = {}
+          for i, text in ipairs(left) do scores[i] = text == right[i] and 1 or -0.5 end
+          return scores
+        end,
+        close = function() closed = closed + 1 end,
+      }
+    end }
+  end)
+  after_each(function() package.loaded["crucible.encoder"] = nil end)
+
+  it("are asked of the encoders that options name", function()
+    replies[rows[1].input] = completion("1", "Cells shrink.", "supports")
+    local result = assert(evaluate { metrics = { "mean_entailment", "mean_similarity", "overall_pass_rate" },
+      entailment_encoder = "nli", similarity = "encoder" })
+    assert.is_true(math.abs((0.1 + 0.9 + 0.9) / 3 - result.metrics.mean_entailment) < 1e-12)
+    assert.is_true(math.abs(2 / 3 - result.metrics.mean_similarity) < 1e-12)
+    assert.same({ "nli", "all-minilm-l6-v2" }, opened)
+    assert.equal("nli", result.scorers.entailment.about.encoder)
+    assert.equal(2, closed)
+  end)
+
+  it("are refused before the model runs when an encoder is not there or cannot tell", function()
+    local begun = #fake.generations
+    expect.fails("not_found", "nothing: no folder", evaluate { similarity_encoder = "nothing",
+      entailment_encoder = "nli" })
+    assert.equal(1, closed)
+    expect.fails("argument", "no label for entailment", evaluate { entailment_encoder = "no labels" })
+    assert.same({ 2, begun }, { closed, #fake.generations })
   end)
 end)

@@ -293,9 +293,9 @@ local function describe(result, session, options, info, prompts)
   return result
 end
 
--- What scores claims and relations, opened before the model runs; what to close comes second.
+-- What scores claims and relations, opened before the model runs; false where there is nothing to close.
 local function prepare_scorers(session, options, context)
-  if not context.claims then return true end
+  if not context.claims then return false end
   return evaluation_claims.prepare(session, options, context)
 end
 
@@ -307,9 +307,8 @@ local function evaluate_session(session, dataset, options)
   local prompts, ok, message
   ok, message, code = check_request(names, options, context)
   if not ok then return nil, message, code end
-  ok, message, code = prepare_scorers(session, options, context)
-  if not ok then return nil, message, code end
-  local guard <close> = message --[[@as any]] -- luacheck: ignore 211
+  local opened <close>, problem, kind = prepare_scorers(session, options, context)
+  if opened == nil then return nil, problem, kind end
   prompts, message, code = answers.all(session, rows, options, context)
   if not prompts then return nil, message, code end
   local predictions

@@ -16,9 +16,13 @@ local evaluation_claims = {}
 --- Options of evaluate that only outputs of claims and relations need.
 evaluation_claims.entries = {
   { name = "entailment", check = scorers.check "entailment",
-    doc = 'scorer of entailment: "overlap", "lm" …; default: "lm" with a judge, else "overlap"' },
-  { name = "similarity", default = "overlap", check = scorers.check "similarity",
-    doc = 'scorer of similarity to the expected hypothesis: "overlap" …' },
+    doc = 'scorer: "overlap", "lm" or "encoder"; default: by what is given, else "overlap"' },
+  { name = "similarity", check = scorers.check "similarity",
+    doc = 'scorer: "overlap", "encoder" or "hidden"; default: "overlap"' },
+  { name = "entailment_encoder", check = schema.nonempty_string,
+    doc = "folder of a cross-encoder for natural language inference" },
+  { name = "similarity_encoder", check = schema.nonempty_string,
+    doc = "name or folder of an encoder of sentences; default: all-minilm-l6-v2" },
   { name = "judge", check = schema.nonempty_string,
     doc = "run folder or checkpoint of a judge of entailment (examples/train_judge.lua)" },
   { name = "ceiling", default = true, check = schema.boolean, doc = "score the expected outputs too" },
@@ -95,24 +99,47 @@ end
 
 -- ---- assessment ----------------------------------------------------------------------------
 
--- The judge that options ask for, opened; nil without a message where none is asked for.
-local function open_judge(session, options)
-  if not options.judge then return nil end
-  if options.entailment and options.entailment ~= "lm" then
-    errors.raise('evaluation.evaluate: judge scores entailment by "lm", but entailment is %s',
-      schema.show(options.entailment))
-  end
-  return judge.open(session, options.judge)
+-- Raises where an option belongs to a scorer that is not the one asked for.
+local function check_fits(kind, chosen, option, scorer, options)
+  if not options[option] or chosen == scorer then return end
+  errors.raise('evaluation.evaluate: %s is for %s = "%s", which is %s', option, kind, scorer, schema.show(chosen))
 end
 
-local function make_scorers(session, options, opened)
-  local kind = options.entailment or (opened and "lm" or "overlap")
-  local entailment, message, code = scorers.make("entailment", kind, session, { judge = opened })
-  if not entailment then return nil, message, code end
-  local similarity
-  similarity, message, code = scorers.make("similarity", options.similarity, session, {})
-  if not similarity then return nil, message, code end
-  return { entailment = entailment, similarity = similarity }
+-- Which scorers options mean.
+local function chosen_scorers(options)
+  local entailment = options.entailment or options.judge and "lm" or options.entailment_encoder and "encoder"
+    or "overlap"
+  local similarity = options.similarity or options.similarity_encoder and "encoder" or "overlap"
+  check_fits("entailment", entailment, "judge", "lm", options)
+  check_fits("entailment", entailment, "entailment_encoder", "encoder", options)
+  check_fits("similarity", similarity, "similarity_encoder", "encoder", options)
+  return entailment, similarity
+end
+
+-- Scorers, and everything they hold open.
+local Opened = {}
+Opened.__index = Opened
+
+function Opened:__close()
+  if self.judge then self.judge.session:close() end
+  for _, scorer in pairs(self.scorers) do
+    if scorer.close then scorer.close() end
+  end
+end
+
+local function fill(opened, session, options, entailment, similarity)
+  local message, code
+  if options.judge then
+    opened.judge, message, code = judge.open(session, options.judge)
+    if not opened.judge then return nil, message, code end
+  end
+  local needs = { judge = opened.judge, entailment_encoder = options.entailment_encoder,
+    similarity_encoder = options.similarity_encoder }
+  opened.scorers.entailment, message, code = scorers.make("entailment", entailment, session, needs)
+  if not opened.scorers.entailment then return nil, message, code end
+  opened.scorers.similarity, message, code = scorers.make("similarity", similarity, session, needs)
+  if not opened.scorers.similarity then return nil, message, code end
+  return true
 end
 
 -- The expected outputs as if they were predictions.
@@ -132,18 +159,18 @@ local function begin_all(list, assessments)
   end
 end
 
---- Opens what scores entailment and similarity, before the model runs: gives the context its scorers.
---- The second value is to be closed when the evaluation ends.
+--- Opens what scores entailment and similarity, before the model runs, and gives the context its scorers.
 ---@param session crucible.Session
 ---@param options table
 ---@param context table  changed
----@return true? ok, any message_or_closing, string? code
+---@return table? opened, string? message, string? code  to be closed when the evaluation ends
 function evaluation_claims.prepare(session, options, context)
-  local opened, message, code = open_judge(session, options)
-  if message then return nil, message, code end
-  context.scorers, message, code = make_scorers(session, options, opened)
-  if context.scorers then return true, opened and opened.session end
-  if opened then opened.session:close() end
+  local entailment, similarity = chosen_scorers(options)
+  local opened = setmetatable({ scorers = {} }, Opened)
+  local ok, message, code = fill(opened, session, options, entailment, similarity)
+  context.scorers = opened.scorers
+  if ok then return opened end
+  opened:__close()
   return nil, message, code
 end
 

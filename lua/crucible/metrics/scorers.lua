@@ -4,9 +4,12 @@
 --   entailment  "overlap"  share of the hypothesis' words that the premise has: a heuristic
 --               "lm"       a language model's likelihood of the verdict that supports, given claim and evidence:
 --                          the session's base model, or a judge trained for it (examples/train_judge.lua)
---               "encoder"  a cross-encoder for natural language inference
+--               "encoder"  a cross-encoder for natural language inference (crucible.encoder)
 --   similarity  "overlap"  share of words that both have (Jaccard)
---               "encoder"  cosine of sentence embeddings
+--               "encoder"  cosine of sentence embeddings, at least 0; all-MiniLM-L6-v2 unless told otherwise
+--               "hidden"   cosine of the session's mean final hidden states, at least 0
+--
+-- A scorer that holds something open has `close`.
 local errors = require "crucible.errors"
 local likelihood = require "crucible.metrics.likelihood"
 local overlap = require "crucible.metrics.overlap"
@@ -20,6 +23,7 @@ local scorers = {}
 ---@field name string
 ---@field score fun(pairs: table[]): number[]?, string?, string?
 ---@field about table?  what else a reader of its figures should know
+---@field close (fun())?
 
 -- ---- overlap -------------------------------------------------------------------------------
 
@@ -109,11 +113,100 @@ local function entailment_lm(session, options)
   end }
 end
 
+-- ---- encoders ------------------------------------------------------------------------------
+
+local function open_encoder(session, name)
+  return require("crucible.encoder").open(name, { threads = session.config.threads })
+end
+
+local function entailment_encoder(session, options)
+  if not options.entailment_encoder then
+    errors.raise('evaluation.evaluate: entailment = "encoder" needs entailment_encoder, the folder of a cross-encoder')
+  end
+  local encoder, message, code = open_encoder(session, options.entailment_encoder)
+  if not encoder then return nil, message, code end
+  local asked
+  asked, message, code = encoder:entailment { { "a", "a" } } -- says now whether it has the label
+  if not asked then
+    encoder:close()
+    return nil, message, code
+  end
+  return {
+    name = "encoder", about = { encoder = options.entailment_encoder }, close = function() encoder:close() end,
+    score = function(list)
+      return encoder:entailment(each(list, function(pair) return { pair.premise, pair.hypothesis } end))
+    end,
+  }
+end
+
+local function not_negative(values)
+  return each(values, function(value) return math.max(0, math.min(1, value)) end)
+end
+
+local default_similarity_encoder = "all-minilm-l6-v2"
+
+local function similarity_encoder(session, options)
+  local name = options.similarity_encoder or default_similarity_encoder
+  local encoder, message, code = open_encoder(session, name)
+  if not encoder then return nil, message, code end
+  return {
+    name = "encoder", about = { encoder = name }, close = function() encoder:close() end,
+    score = function(list)
+      local left = each(list, function(pair) return pair[1] end)
+      local values, why, kind = encoder:similarity(left, each(list, function(pair) return pair[2] end))
+      if not values then return nil, why, kind end
+      return not_negative(values)
+    end,
+  }
+end
+
+-- ---- hidden states -------------------------------------------------------------------------
+
+-- A text as a datum whose every token is read; the end token is there to be a target.
+local function text_datum(session, value)
+  local tokens, weights = session.tokenizer:prompt(value), {}
+  tokens[#tokens + 1] = session.tokenizer.eos
+  for i = 1, #tokens - 1 do weights[i] = 1 end
+  return { tokens = tokens, weights = weights }
+end
+
+local function whole_text(datum) return { spans = { { 1, #datum.tokens - 1 } } } end
+
+local function dot(a, b)
+  local sum = 0
+  for i = 1, #a do sum = sum + a[i] * b[i] end
+  return sum
+end
+
+local function cosine(a, b)
+  local norms = math.sqrt(dot(a, a) * dot(b, b))
+  return norms > 0 and dot(a, b) / norms or 0
+end
+
+local function hidden_states(session, texts)
+  local batch = each(texts, function(value) return text_datum(session, value) end)
+  local found, message, code = session:forward(batch, { outputs = { "hidden" }, request = whole_text })
+  if not found then return nil, message, code end
+  return each(found.hidden, function(state) return state:totable()[1] end)
+end
+
+local function similarity_hidden(session)
+  return { name = "hidden", score = function(list)
+    local scores = {}
+    for i, pair in ipairs(list) do
+      local states, message, code = hidden_states(session, pair)
+      if not states then return nil, message, code end
+      scores[i] = cosine(states[1], states[2])
+    end
+    return not_negative(scores)
+  end }
+end
+
 -- ---- by name -------------------------------------------------------------------------------
 
 local makers = {
-  entailment = { overlap = entailment_overlap, lm = entailment_lm },
-  similarity = { overlap = similarity_overlap },
+  entailment = { overlap = entailment_overlap, lm = entailment_lm, encoder = entailment_encoder },
+  similarity = { overlap = similarity_overlap, encoder = similarity_encoder, hidden = similarity_hidden },
 }
 
 --- Adds a maker of scorers of a kind: (session, options) → scorer, or nil, message, code.
