@@ -67,7 +67,7 @@ describe("evaluation of the tiny model", function()
     local other <close> = assert(lora.create_session {
       config = { base_model = tiny_model.untied_path, lora_rank = 2, threads = 1 }, runs = temp.folder(),
     })
-    local result, message, code = lora.evaluation.evaluate(other, rows, { checkpoint = saved.path, mode = "likelihood" })
+    local result, message, code = lora.evaluation.evaluate(other, rows, { checkpoint = saved.path })
     assert.is_nil(result)
     assert.equal("format", code)
     assert.truthy(message:find "was made on another base model %(tiny.gguf, SHA%-256 %x+%)")
