@@ -37,6 +37,9 @@ describe("the example", function()
     { "cns_scifact.lua", "--model " .. tiny .. " --steps 3 --batch-size 2 --limit 4 --limit-dev 3 --max-tokens 16"
       .. " --threads 1", { "4 rows", "step 3/3  epoch 2", "Loss by step", "dev of scifact_cns, 3 rows",
         "schema_compliance", "overall_pass_rate", "quality targets met", "run folder: " } },
+    { "rollouts_scifact.lua", "--model " .. tiny .. " --limit 4 --start-steps 1 --steps 2 --max-tokens 8 --held-out 2"
+      .. " --threads 1", { "before, 2 dev prompts at temperature 0", "step  2  reward ", "Mean reward by step",
+        "after, 2 dev prompts at temperature 1", "run folder: " } },
     { "learning_curve.lua", "--model " .. tiny .. " --seeds 2 --epochs 1 --limit 16 --limit-dev 4 --threads 1",
       { "seed  epoch 1", "mean" } },
   } do

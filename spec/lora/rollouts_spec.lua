@@ -230,10 +230,17 @@ describe("rewards", function()
     expect.raises('unknown option "group_sizes"', train, { group_sizes = 4 })
   end)
 
-  it("need prompts that fit", function()
+  it("need prompts that fit: cut from the left, or left out", function()
     local session <close> = hooked.open()
-    expect.fails("context_overflow", "prompt 1 is", loop.rollouts(session, { ("long "):rep(3000) }, options_of()))
-    expect.fails("data", "there are no prompts", loop.rollouts(session, { ("long "):rep(3000) },
+    local long = { ("long "):rep(3000) }
+    expect.fails("data", "there are no prompts that leave room for 8 new tokens", loop.rollouts(session, long,
       options_of { most_prompt_tokens = 10 }))
+    expect.fails("data", "there are no prompts that leave room", loop.rollouts(session, long,
+      options_of { config = { truncation = "drop" } }))
+    local events = {}
+    assert(loop.rollouts(session, long, options_of { callbacks = {
+      on_step_end = function(event) events[#events + 1] = event.tokens end,
+    } }))
+    assert.is_true(events[1] <= 4 * session.context)
   end)
 end)

@@ -414,6 +414,49 @@ describe("what raises", function()
     end
   end)
 
+  it("in a formatter at an evaluation is named with row, step and trace; mended, the run goes on exactly", function()
+    local held_out, broken = rows(3), true
+    local options = { batch_size = 1, evaluate_every = 3, evaluate = { dataset = held_out, transform = function(row)
+      return broken and row.text:upper() or row
+    end } }
+    local session <close> = open({ schedule = "cosine" }, { experiment_id = "formatter" })
+    local results, message, code = loop.run(session, rows(8), options)
+    expect.fails("data", "row 1: ", results, message, code)
+    for _, part in ipairs { "(field 'text')", "stack traceback", "checkpoint step_000003 kept" } do
+      assert.truthy(message:find(part, 1, true), part .. " in " .. message)
+    end
+    broken, options.resume = false, true
+    local again <close> = open({ schedule = "cosine" }, { experiment_id = "formatter" })
+    local mended = assert(loop.run(again, rows(8), options))
+    options.resume = nil
+    local whole <close> = open({ schedule = "cosine" }, { experiment_id = "whole" })
+    local expected = assert(loop.run(whole, rows(8), options))
+    local function bytes(run_results)
+      local last = run_results.checkpoints[#run_results.checkpoints].path
+      return temp.read(last .. "/adapter_model.safetensors") .. temp.read(last .. "/optimizer.safetensors")
+    end
+    assert.equal(bytes(expected), bytes(mended))
+    assert.same(expected.evaluations, mended.evaluations)
+    assert.same(expected.best, mended.best)
+  end)
+
+  it("in an evaluator is named with the step and its trace; mended, the run goes on exactly", function()
+    local session <close> = open(nil, { experiment_id = "evaluator" })
+    local options = { batch_size = 1, evaluate_every = 3, evaluate = function(_, event)
+      if event.step == 6 then error "no judge today" end
+      return { f1 = 0 }
+    end }
+    local ok, message = pcall(loop.run, session, rows(8), options)
+    assert.is_false(ok)
+    for _, part in ipairs { "evaluate failed at step 6", "checkpoint step_000006 kept", "no judge today",
+      "stack traceback" } do
+      assert.truthy(message:find(part, 1, true), part .. " in " .. message)
+    end
+    options.evaluate, options.resume = function() return { f1 = 0 } end, true
+    local again <close> = open(nil, { experiment_id = "evaluator" })
+    assert.equal(8, assert(loop.run(again, rows(8), options)).total_steps)
+  end)
+
   it("in the state of a callback is named", function()
     local session <close> = open()
     expect.raises("state failed at step 8", loop.run, session, rows(8), { batch_size = 1,

@@ -14,6 +14,7 @@
 --
 -- so that the losses "grpo", "ppo" and "importance_sampling" fit, and any other with such fields.
 local dataset_integration = require "crucible.lora.dataset_integration"
+local datums = require "crucible.lora.datums"
 local errors = require "crucible.errors"
 local experiment = require "crucible.lora.experiment"
 local fs = require "crucible.fs"
@@ -62,6 +63,15 @@ local function prompt_of(row)
   return row
 end
 
+-- A prompt that leaves room for the answer: cut from its left or left out as config.truncation has it.
+local function fitting(self, session, ids)
+  local longest = math.min(self.config.max_length or session.context, session.context)
+  local room = longest - self.sampling.max_tokens - 1
+  if #ids <= room then return ids end
+  if self.config.truncation == "drop" or room < 1 then return nil end
+  return datums.cut_left(session.tokenizer, ids, room)
+end
+
 -- Prompts as ids with their rows: texts, rows, or those of a data set.
 local function load_prompts(self, session, source, options)
   local info = { name = "prompts", source = "a table" }
@@ -77,23 +87,12 @@ local function load_prompts(self, session, source, options)
     info = message
   end
   self.dataset, self.datums = info, {}
+  local most = options.most_prompt_tokens or math.maxinteger
   for i, row in ipairs(source) do
-    local ids = session.tokenizer:prompt(row.input)
-    if not options.most_prompt_tokens or #ids <= options.most_prompt_tokens then
+    local ids = fitting(self, session, session.tokenizer:prompt(row.input))
+    if ids and #ids <= most then
       self.datums[#self.datums + 1] = { row = i, ids = ids, input = row.input, expected = row.output,
         metadata = row.metadata or {} }
-    end
-  end
-  return true
-end
-
-local function check_prompts(self, session)
-  if #self.datums == 0 then return errors.failure("data", "there are no prompts to sample from") end
-  for _, prompt in ipairs(self.datums) do
-    if #prompt.ids + self.sampling.max_tokens + 1 > session.context then
-      return errors.failure("context_overflow", "prompt %d is %d tokens; with max_tokens %d and the end token that is "
-        .. "over the context of %d (most_prompt_tokens leaves long prompts out)", prompt.row, #prompt.ids,
-        self.sampling.max_tokens, session.context)
     end
   end
   return true
@@ -131,8 +130,10 @@ function rollouts.make(session, prompts, options)
   }, Rollouts)
   self.asks_logprobs = needs(self.loss, "sampling_logprobs")
   local ok, message, code = load_prompts(self, session, prompts, options)
-  if ok then ok, message, code = check_prompts(self, session) end
   if not ok then return nil, message, code end
+  if #self.datums == 0 then
+    return errors.failure("data", "there are no prompts that leave room for %d new tokens", self.sampling.max_tokens)
+  end
   self.units = {}
   for i = 1, #self.datums do self.units[i] = { i } end
   plan.count_steps(self, options)
@@ -233,13 +234,13 @@ local function judge(group)
 end
 
 -- Adds the log-probability of each target under the policy that sampled, dropout off; 0 where there is no weight.
-local function add_logprobs(self, datums)
-  local found, message, code = self.session:forward(datums)
+local function add_logprobs(self, list)
+  local found, message, code = self.session:forward(list)
   if not found then return nil, message, code end
-  for d, datum in ipairs(datums) do
-    local list = {}
-    for t, weight in ipairs(datum.weights) do list[t] = weight ~= 0 and found.logprobs[d][t] or 0 end
-    datum.sampling_logprobs = list
+  for d, datum in ipairs(list) do
+    local logprobs = {}
+    for t, weight in ipairs(datum.weights) do logprobs[t] = weight ~= 0 and found.logprobs[d][t] or 0 end
+    datum.sampling_logprobs = logprobs
   end
   return true
 end

@@ -50,6 +50,12 @@ local function listed(answer)
   return { answer }
 end
 
+-- What a formatter raised: a fault in its code with the way there, what it says of a row as it says it.
+local function described(raised)
+  local text = tostring(raised)
+  return text:find "^[^\n]-:%d+: " and debug.traceback(text, 2) or text
+end
+
 --- The rows of a raw one; nil and why when it is no object, the formatter raised or gave another shape.
 ---@param example any
 ---@param formatter fun(example: table, number: integer): table
@@ -58,8 +64,8 @@ end
 ---@return table[]? rows, string? why
 function rows.convert(example, formatter, number, defaults)
   if type(example) ~= "table" then return nil, ("is a %s, expected an object"):format(type(example)) end
-  local ok, answer = pcall(formatter, example, number)
-  if not ok then return nil, tostring(answer) end
+  local ok, answer = xpcall(formatter, described, example, number)
+  if not ok then return nil, answer end
   local list, made = listed(answer), {}
   for i = 1, math.max(1, #list) do
     local wrong = wrong_shape(list[i])

@@ -129,7 +129,7 @@ function Run:loop_state(metrics)
     best = s.best, stopping = s.stopping, epochs_done = self.epochs_done, evaluations = numbers_of(self.evaluations),
     plan = self.plan:identity(), hooks = self.points and self.points.hooks:state() or nil,
     callbacks = callback_states(self.callbacks), rng = { seed = self.session.seed, order_seed = self.plan.seed },
-    schedule = { total_steps = self.plan.total_steps },
+    schedule = { total_steps = self.plan.total_steps }, pending_evaluation = self.pending,
   }
 end
 
@@ -161,7 +161,9 @@ function Run:restore(path, loop)
   end
   self.saved_step, self.epochs_done = loop.step, json.array(loop.epochs_done)
   self.evaluations = json.array(loop.evaluations or {})
-  self.best_saved = self.state.best
+  self.best_saved, self.pending, self.missed = self.state.best, loop.pending_evaluation, loop.pending_evaluation
+  local rule = self.rules.stopping
+  if rule and self.state.stopping.waited >= rule.patience then self:stop "early stopping, before it was resumed" end
   if self.points and loop.hooks then self.points.hooks:restore(loop.hooks) end
   restore_callbacks(self.callbacks, loop.callbacks or {})
   return true
@@ -510,6 +512,7 @@ end
 
 function Run:evaluate(step_event)
   local event, started = { step = step_event.step, epoch = step_event.epoch }, fs.clock()
+  self.pending = { step = event.step, epoch = event.epoch }
   self:tell("evaluation.start", {}, { step = event.step, epoch = event.epoch })
   local found, message, code = self:call_evaluator(event)
   if not found then
@@ -520,7 +523,7 @@ function Run:evaluate(step_event)
   local ok
   ok, message, code = self:check_measured(event.metrics)
   if not ok then return nil, message, code end
-  self.evaluations[#self.evaluations + 1] = event
+  self.evaluations[#self.evaluations + 1], self.pending = event, nil
   if not self:is_trained(self.rules.best.metric) and self:judge(event.metrics) then
     self.checkpoint_wanted = true
   end
@@ -627,21 +630,35 @@ function Run:is_over()
   return self.stop_wanted or self.state.step >= self.plan.total_steps
 end
 
+-- An evaluation that an earlier run was ended in is made before the next step, as if it had never been.
+function Run:catch_up()
+  local missed = self.missed
+  self.missed = nil
+  if not missed or not self.evaluator then return true end
+  local ok, message, code = self:evaluate(missed)
+  if not ok then return nil, message, code end
+  if not self.checkpoint_wanted then return true end
+  self.checkpoint_wanted, self.saved_step = false, nil
+  return self:bear(self:save())
+end
+
 --- One step: its event; nil at the end; nil, message, code when the run failed.
 ---@return table? event, string? message, string? code
 function Run:advance()
   if self.finished then return nil end
+  local ok, message, code = self:catch_up()
+  if not ok then return self:give_up(message, code) end
   if self:is_over() then
-    local ok, message, code = self:finish()
+    ok, message, code = self:finish()
     if not ok then return nil, message, code end
     return nil
   end
   if self.session.cancelled and self.session:cancelled() then
     return self:give_up("the session was cancelled", "cancelled")
   end
-  local event, message, code = self:train_step()
+  local event
+  event, message, code = self:train_step()
   if not event then return self:give_up(message, code) end
-  local ok
   ok, message, code = self:after(event)
   if not ok then return self:give_up(message, code) end
   if self.state.skipped_in_row >= run.patience_nonfinite then
