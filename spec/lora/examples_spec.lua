@@ -51,6 +51,33 @@ describe("the example", function()
     end)
   end
 
+  it("custom_loss.lua runs", function()
+    local text, ended_well = run(("lua5.4 examples/custom_loss.lua %s 2 %s"):format(tiny, temp.folder()))
+    assert.is_true(ended_well, text)
+    expect_parts(text, { "check_gradient margin: passed", "step 2  loss ", "right verdict leads " })
+  end)
+
+  it("custom_loss.lua has a loss of fewer than 25 lines", function()
+    local lines = 0
+    for line in io.lines "examples/custom_loss.lua" do
+      if lines > 0 or line:find("^loss_functions.register") then lines = lines + 1 end
+      if line == "})" then break end
+    end
+    assert.is_true(lines > 5 and lines < 25, tostring(lines))
+  end)
+
+  it("teaching_table.lua runs its cells once and prints the table", function()
+    local folder = temp.folder()
+    local command = ("lua5.4 examples/teaching_table.lua --model %s --run --steps 1 --batch-size 2 --seeds 0 "
+      .. "--dev-rows 24 --distractors 1 --threads 1 --terms before,all --folder %s"):format(tiny, folder)
+    local text, ended_well = run(command)
+    assert.is_true(ended_well, text)
+    expect_parts(text, { "all, seed 0", "trained with", "balance_distance", "betti_1_error", "before      " })
+    text = run(command)
+    assert.is_nil(text:find("seed 0", 1, true))
+    expect_parts(text, { "trained with" })
+  end)
+
   it("gsm8k.lua runs", function()
     local folder, lines = temp.folder(), {}
     for i = 1, 8 do
