@@ -3,10 +3,12 @@
 --     lua5.4 examples/demo.lua [--steps N] [--epochs N] [--seed N] [--threads N] [--limit-dev N] …
 --
 -- Verdicts are asked for in two ways, before and after: greedy generation, and which of the two
--- labels the model finds likelier. You will see the training, its loss curve and a table of both.
+-- labels the model finds likelier. You will see the training, its loss curve and a table of both, and the path
+-- of a report with all of it, gradients and answers before and after, for a browser.
 local crucible = require "crucible"
 local arguments = require "crucible.arguments"
 local console = require "crucible.callbacks.console"
+local run_records = require "crucible.lora.run_records"
 local schema = require "crucible.schema"
 local terminal = require "crucible.terminal"
 local lora = crucible.lora
@@ -87,10 +89,18 @@ end
 local function train(session, given)
   local losses = {}
   local results, problem = lora.training_loop.run(session, "scifact", {
-    max_steps = given.steps, epochs = given.epochs, batch_size = given.batch_size,
+    max_steps = given.steps, epochs = given.epochs, batch_size = given.batch_size, tensorboard = true,
+    enable_gradient_hooks = true, gradient_hooks = { "norm", "distribution", "flow", "health", "updates" },
     callbacks = { console.new { sample = true }, { on_step_end = function(step) losses[step.step] = step.loss end } },
   })
   return must(results, problem), losses
+end
+
+-- The report of the run with both evaluations in it.
+local function write_report(results, before, after)
+  must(run_records.add_evaluation(results.run_dir, before, { step = 0, moment = "before" }))
+  must(run_records.add_evaluation(results.run_dir, after, { step = results.total_steps, moment = "last" }))
+  return must(crucible.report.write(results.run_dir))
 end
 
 local given = parse()
@@ -118,5 +128,6 @@ io.write(terminal.chart(losses, { first = "step 1", last = tostring(#losses) }))
 title "SciFact dev"
 show_table(before, after, given)
 
-print(("\nrun folder: %s\nbest checkpoint: %s\n%s in all"):format(results.run_dir, results.best_checkpoint,
+print(("\nrun folder: %s\nbest checkpoint: %s\nreport: %s\n%s in all"):format(results.run_dir,
+  results.best_checkpoint, write_report(results, before, after),
   terminal.duration(crucible.core.fs.clock() - started)))

@@ -37,7 +37,7 @@ local dev = { mode = "both", limit = given.limit_dev, metrics = { "accuracy", "f
 local function train(session, more)
   local run_options = {
     max_steps = given.steps, checkpoint_every = math.max(1, given.steps // 3), enable_gradient_hooks = true,
-    gradient_hooks = { "norm", "distribution", "flow", "health", "updates", "cosine" },
+    gradient_hooks = { "norm", "distribution", "flow", "health", "updates", "cosine" }, samples = 2,
     evaluate = { mode = dev.mode, limit = dev.limit, metrics = dev.metrics },
     evaluate_every = given.evaluate_every, tensorboard = true, csv = true, report = true,
   }

@@ -25,7 +25,7 @@ describe("the example", function()
         "run folder: " } },
     { "demo.lua", "--model " .. tiny .. " --steps 2 --limit-dev 4 --threads 1",
       { "Before", "After", "Loss by step", "SciFact dev", "accuracy", "base model, by likelihood",
-        "paired by row", "best checkpoint: " } },
+        "paired by row", "best checkpoint: ", "report: ", "/report.html" } },
     { "gradient_research.lua", "--model " .. tiny .. " --steps 4 --freeze 1 --threads 1",
       { "Gradients by layer, step 4", "By projection", "Magnitudes", "gradient noise scale",
         "step 2: freeze layers.2 by", "effective rank of the branches: ", "picture: " } },

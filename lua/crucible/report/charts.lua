@@ -195,26 +195,50 @@ local function lines_of(data, key, label)
   return lines
 end
 
-local function component_lines(runs, data)
-  local lines, names, known = json.array {}, {}, {}
+-- Names of components that a test accepts, with their places from 0.
+local function component_places(runs, accepts)
+  local places, count = {}, 0
   for _, run in ipairs(runs) do
     for _, name in ipairs(run.components) do
-      if not known[name] then
-        known[name] = #names
-        names[#names + 1] = name
-      end
+      if not places[name] and accepts(name) then places[name], count = count, count + 1 end
     end
   end
+  return places, count
+end
+
+-- Lines of the components that have a place: colours tell names, dashes runs.
+local function component_lines(runs, data, places, shown)
+  local lines = json.array {}
   for i, run in ipairs(runs) do
     for _, name in ipairs(run.components) do
       local key = "component:" .. name
-      if data[i].curves[key] then
-        lines[#lines + 1] = { run = i - 1, key = key, colour = known[name], dash = #runs > 1 and i - 1 or 0,
-          label = #runs > 1 and ("%s · %s"):format(data[i].name, text.label(name)) or text.label(name) }
+      if places[name] and data[i].curves[key] then
+        local label = text.label(shown and shown(name) or name)
+        lines[#lines + 1] = { run = i - 1, key = key, colour = places[name], dash = #runs > 1 and i - 1 or 0,
+          label = #runs > 1 and ("%s · %s"):format(data[i].name, label) or label }
       end
     end
   end
-  return lines, #names
+  return lines
+end
+
+-- What a loss reports beside its value is named "loss.field".
+local function owner_of(name) return name:match "^(.-)%." end
+local function field_of(name) return name:match "^.-%.(.*)$" end
+
+local function reported_charts(runs, data, add)
+  local owners = component_places(runs, owner_of)
+  local names, seen = {}, {}
+  for name in pairs(owners) do
+    local owner = owner_of(name)
+    if not seen[owner] then names[#names + 1], seen[owner] = owner, true end
+  end
+  table.sort(names)
+  for _, owner in ipairs(names) do
+    local places = component_places(runs, function(name) return owner_of(name) == owner end)
+    add { group = "reported", title = text.label(owner), unit = "what the loss reports",
+      lines = component_lines(runs, data, places, field_of) }
+  end
 end
 
 local function metric_names(data)
@@ -252,15 +276,26 @@ local function point_lines(data, name, colour)
   return lines
 end
 
+-- Held-out values that the chart of losses shows already: the loss, and a term that is all of it.
+local function is_loss(data, name)
+  for _, run in ipairs(data) do
+    local points, losses = run.points[name], run.points.loss
+    for i, point in ipairs(points or {}) do
+      if not losses or not losses[i] or losses[i][1] ~= point[1] or losses[i][2] ~= point[2] then return false end
+    end
+  end
+  return true
+end
+
 local function metric_charts(data, add)
   local shares = json.array {}
   for _, name in ipairs(metric_names(data)) do
-    if #data == 1 and is_share(data, name) then
+    local share = is_share(data, name)
+    if #data == 1 and share and not is_loss(data, name) then
       local lines = point_lines(data, name, #shares)
       table.move(lines, 1, #lines, #shares + 1, shares)
-    else
-      add { group = "evaluation", title = text.label(name), unit = "", lines = point_lines(data, name, 0),
-        share = is_share(data, name) }
+    elseif not is_loss(data, name) then
+      add { group = "evaluation", title = text.label(name), unit = "", lines = point_lines(data, name, 0), share = share }
     end
   end
   if #shares > 0 then
@@ -278,14 +313,28 @@ local single = {
   { "noise_scale", "gradients", "Gradient noise scale", "rows", "noise scale" },
 }
 
+-- Training loss and, where evaluations measured it, the loss on held-out rows.
+local function loss_lines(data)
+  local lines = lines_of(data, "loss", "training")
+  for i, run in ipairs(data) do
+    if run.points.loss then
+      lines[#lines + 1] = { run = i - 1, points = "loss", colour = #data > 1 and i - 1 or 1, dash = 1,
+        label = #data > 1 and run.name .. " · held-out" or "held-out rows" }
+    end
+  end
+  return lines
+end
+
 local function loss_charts(runs, data, add)
   local unit = loss_name(runs) == "cross_entropy" and "nats per supervised token" or "as the loss counts"
-  if has_curve(data, "loss") then
-    add { group = "training", title = "Loss", unit = unit, lines = lines_of(data, "loss", "loss"), wide = true }
+  local of_loss = loss_lines(data)
+  if #of_loss > 0 then add { group = "training", title = "Loss", unit = unit, lines = of_loss, wide = true } end
+  local places, count = component_places(runs, function(name) return not owner_of(name) end)
+  if count > 1 then
+    add { group = "training", title = "Loss components", unit = "each before its weight", wide = true,
+      lines = component_lines(runs, data, places) }
   end
-  local lines, kinds = component_lines(runs, data)
-  if kinds < 2 then return end
-  add { group = "training", title = "Loss components", unit = "each before its weight", lines = lines, wide = true }
+  reported_charts(runs, data, add)
 end
 
 local function single_charts(data, add)

@@ -37,7 +37,7 @@ local function all_views(run)
   local list = {}
   for _, row in ipairs(run.evaluations) do
     for _, view in ipairs(views_of(row)) do
-      view.metrics = fields(view.found.metrics)
+      view.metrics, view.run = fields(view.found.metrics), run
       list[#list + 1] = view
     end
   end
@@ -61,14 +61,25 @@ end
 
 -- ---- the table of metrics ------------------------------------------------------------------
 
--- The best value of a metric among views of one way.
+-- A loss on held-out rows goes by the name of its term in training.
+local function direction_of(run, name)
+  for _, component in ipairs(run.components) do
+    if component == name then return "min" end
+  end
+  return selection.direction(name)
+end
+
+-- The best value of a metric among views of one way; nil when all are alike.
 local function best_of(views, way, name)
-  local best
+  local best, first, differ
   for _, view in ipairs(views) do
     local value = view.way == way and finite(view.metrics[name])
-    if value and selection.better(value, best, selection.direction(name)) then best = value end
+    if value then
+      first, differ = first or value, differ or (first and value ~= first)
+      if selection.better(value, best, direction_of(view.run, name)) then best = value end
+    end
   end
-  return best
+  return differ and best or nil
 end
 
 local function interval_text(view, name)
@@ -80,7 +91,7 @@ end
 local function metric_cell(views, view, base, name)
   local value = finite(view.metrics[name])
   if not value then return cells.number("–") end
-  local is_best = #views > 1 and value == best_of(views, view.way, name)
+  local is_best = value == best_of(views, view.way, name)
   local before = base and base ~= view and finite(base.metrics[name])
   return h.td({ class = is_best and "n best" or "n" }, text.score(value), interval_text(view, name),
     before and h.small({}, text.change(value - before)) or nil)
@@ -92,13 +103,13 @@ local function base_of(views, way)
   end
 end
 
-local function metric_rows(views, names, way)
-  local rows, base = {}, base_of(views, way)
+local function metric_rows(views, names, way, head_of)
+  local rows, base = {}, not head_of and base_of(views, way)
   for _, view in ipairs(views) do
     if view.way == way then
       local values = {}
       for i, name in ipairs(names) do values[i] = metric_cell(views, view, base, name) end
-      rows[#rows + 1] = h.tr({}, cells.row_head(moment_name(view.row)), values,
+      rows[#rows + 1] = h.tr({}, cells.row_head(head_of and head_of(view) or moment_name(view.row)), values,
         cells.number(text.count(view.row.samples)))
     end
   end
@@ -117,18 +128,18 @@ local function ceiling_row(views, names)
   end
 end
 
-local function metric_table(views, names)
-  local header, bodies = { cells.head("State of the model") }, {}
+local function metric_table(views, names, head_of)
+  local header, bodies = { cells.head(head_of and "Run" or "State of the model") }, {}
   for i, name in ipairs(names) do header[i + 1] = cells.number_head(text.label(name)) end
   header[#header + 1] = cells.number_head("rows")
   for _, way in ipairs { "as written", "by likelihood" } do
-    local rows = metric_rows(views, names, way)
+    local rows = metric_rows(views, names, way, head_of)
     if #rows > 0 then
       bodies[#bodies + 1] = h.tbody({},
         h.tr({ class = "group" }, h.th({ scope = "rowgroup", colspan = #names + 2 }, "Answers " .. way)), rows)
     end
   end
-  bodies[#bodies + 1] = ceiling_row(views, names)
+  if not head_of then bodies[#bodies + 1] = ceiling_row(views, names) end
   return cells.framed(header, bodies)
 end
 
@@ -246,15 +257,15 @@ local function ends_of(views, way)
 end
 
 local function matrices(views)
-  local blocks = {}
+  local blocks, classes = {}, {}
   for _, way in ipairs { "as written", "by likelihood" } do
     local ends, nodes = ends_of(views, way), {}
     for _, view in ipairs(ends) do nodes[#nodes + 1] = confusion_table(view) end
-    if #ends > 0 then nodes[#nodes + 1] = class_table(ends[#ends]) end
+    if #ends > 0 then classes[#classes + 1] = class_table(ends[#ends]) end
     if #nodes > 0 then blocks[#blocks + 1] = h.div({ class = "row" }, nodes) end
   end
   if #blocks == 0 then return nil end
-  return h.div({ class = "block" }, h.h4({}, "Confusion matrices"), blocks)
+  return h.div({ class = "block" }, h.h4({}, "Confusion matrices"), blocks, h.div({ class = "row" }, classes))
 end
 
 -- ---- issues --------------------------------------------------------------------------------
@@ -303,6 +314,32 @@ function evaluation_tables.of(run)
     h.p({ class = "note" }, "Bold: the best of its kind. Small: a bootstrap interval, where there is one, and the "
       .. "difference from the base model."),
     final_view(views) and target_table(run, views) or nil, matrices(views), issue_table(views))
+end
+
+-- The last evaluation of a run, in the ways it asked.
+local function last_views(run)
+  local views, last = all_views(run), {}
+  local final = final_view(views)
+  for _, view in ipairs(views) do
+    if final and view.row == final.row then last[#last + 1] = view end
+  end
+  return last
+end
+
+--- The last evaluation of each of several runs beside each other; nil when none has one.
+---@param runs crucible.report.Run[]
+---@return crucible.report.Node?
+function evaluation_tables.comparison(runs)
+  local views, place = {}, {}
+  for i, run in ipairs(runs) do
+    place[run] = i
+    for _, view in ipairs(last_views(run)) do views[#views + 1] = view end
+  end
+  if #views == 0 then return nil end
+  return h.div({ class = "block" }, h.h3({}, "The last evaluation of each run"),
+    metric_table(views, metric_names(views), function(view)
+      return { cells.run_name(view.run, place[view.run]), h.small({}, " ", moment_name(view.row)) }
+    end))
 end
 
 return evaluation_tables

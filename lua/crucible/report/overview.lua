@@ -141,6 +141,23 @@ end
 
 -- ---- data ----------------------------------------------------------------------------------
 
+-- "1%: 98, 50%: 131, 99%: 402": how long rows are.
+local function lengths_text(gate)
+  local parts = {}
+  for _, quantile in ipairs(fields(gate.lengths)) do
+    local share, tokens = finite(fields(quantile).share), finite(fields(quantile).tokens)
+    if share and tokens then parts[#parts + 1] = ("%g%%: %s"):format(100 * share, text.count(tokens)) end
+  end
+  if #parts == 0 then return nil end
+  return h.p({ class = "note" }, "Tokens a row, by quantile: ", table.concat(parts, " · "))
+end
+
+local function repeated_card(gate)
+  if not finite(gate.duplicates) then return nil end
+  return card("Repeated rows", text.count(gate.duplicates), finite(gate.overlap)
+    and ("%s among the evaluation rows"):format(text.count(gate.overlap)) or "evaluation rows not compared")
+end
+
 local function gate_cards(gate)
   local cut = {}
   if finite(gate.truncated) and gate.truncated > 0 then cut[1] = text.count(gate.truncated) .. " prompts cut" end
@@ -151,15 +168,32 @@ local function gate_cards(gate)
     card("Rows", text.count(gate.trained_rows), #cut > 0 and table.concat(cut, ", ") or "none cut, none dropped"),
     card("Tokens an epoch", text.count(gate.tokens), finite(gate.mean_length)
       and ("%.1f a row, longest %s"):format(gate.mean_length, text.count(gate.longest))),
-    card("Supervised tokens", text.count(gate.supervised), share))
+    card("Supervised tokens", text.count(gate.supervised), share), repeated_card(gate))
+end
+
+local function warnings_of(gate)
+  local items = {}
+  for i, warning in ipairs(fields(gate.warnings)) do items[i] = h.li({}, h.bdi({}, text.value(warning))) end
+  if #items > 0 then return h.div({ class = "problems" }, h.ul({}, items)) end
+end
+
+-- The row cut where its weights change, trained stretches marked; nil without such a cut.
+local function masked_pieces(sample)
+  local nodes = {}
+  for i, piece in ipairs(fields(sample.pieces)) do
+    if type(fields(piece).text) ~= "string" then return nil end
+    nodes[i] = finite(piece.weight) and piece.weight ~= 0 and h.mark({}, piece.text) or piece.text
+  end
+  return #nodes > 0 and nodes or nil
 end
 
 local function sample_of(gate)
   local sample = fields(gate.sample)
-  if type(sample.prompt) ~= "string" or type(sample.answer) ~= "string" then return nil end
+  local pieces = masked_pieces(sample)
+  if not pieces and (type(sample.prompt) ~= "string" or type(sample.answer) ~= "string") then return nil end
   return h.figure({ class = "mask" },
     h.figcaption({}, "Row 1 as the model sees it: the prompt, and ", h.mark({}, "what it is trained to write"), "."),
-    h.pre({ dir = "auto" }, sample.prompt, h.mark({}, sample.answer)))
+    h.pre({ dir = "auto" }, pieces or { sample.prompt, h.mark({}, sample.answer) }))
 end
 
 --- The data of a run: what its gate found before the first step.
@@ -172,7 +206,7 @@ function overview.data(run)
   local facts = h.p({ class = "note" }, h.bdi({}, text.value(dataset.name)), ", split ", text.value(dataset.split),
     type(dataset.sha256) == "string" and (" · SHA-256 of the rows %s…"):format(dataset.sha256:sub(1, 16)) or "")
   if next(gate) == nil then return h.div({}, facts, h.p({ class = "note" }, "The data gate was off.")) end
-  return h.div({}, facts, gate_cards(gate), sample_of(gate))
+  return h.div({}, facts, warnings_of(gate), gate_cards(gate), lengths_text(gate), sample_of(gate))
 end
 
 return overview

@@ -222,7 +222,7 @@
     scaleY(extent) {
       let [low, high] = extent;
       if (this.log) return low === high ? [low / 2, high * 2] : [low / 1.05, high * 1.05];
-      if (this.spec.share) return [0, 1];
+      if (this.spec.share) return [0, high < 0.45 ? Math.max(0.1, high * 1.2) : 1];
       if (low === high) return low === 0 ? [0, 1] : low > 0 ? [0, low * 1.5] : [low * 1.5, 0];
       if (low >= 0 && low < 0.4 * high) low = 0;
       if (!isNumber(high - low)) return [low / 2, high / 2];
@@ -720,6 +720,7 @@
   };
   listenToControls();
   listenToTheme(redraw);
+  for (const details of document.querySelectorAll("details.run-block")) details.addEventListener("toggle", redraw);
   listenToFilters();
   redraw();
   let width = document.body.clientWidth;

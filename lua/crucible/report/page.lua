@@ -76,14 +76,15 @@ local function chart_grid(data, group)
   if #nodes > 0 then return h.div({ class = "charts" }, nodes) end
 end
 
--- A part for each run under its name; without the name when there is one run alone.
+-- A part for each run, folded away under its name; of one run alone, that part.
 local function for_each_run(runs, make)
   local nodes = {}
   for i, run in ipairs(runs) do
     local node = make(run, i)
     if node and #runs == 1 then return node end
     if node then
-      nodes[#nodes + 1] = h.div({ class = "run-block" }, h.h3({ class = "run-name" }, cells.run_name(run, i)), node)
+      nodes[#nodes + 1] = h.details({ class = "run-block" },
+        h.summary({}, h.span({ class = "run-name" }, cells.run_name(run, i))), node)
     end
   end
   if #nodes > 0 then return h.div({}, nodes) end
@@ -204,9 +205,10 @@ local function sections_of(runs, data)
     #runs > 1 and overview.comparison(runs) or overview.cards(runs[1]))
   if #data.charts > 0 then
     section(list, "training", "Training", CONTROLS, resolution_note(data), chart_grid(data, "training"),
-      chart_grid(data, "optimiser"))
+      chart_grid(data, "reported"), chart_grid(data, "optimiser"))
   end
-  section(list, "evaluation", "Evaluation", chart_grid(data, "evaluation"), for_each_run(runs, evaluation_tables.of))
+  section(list, "evaluation", "Evaluation", chart_grid(data, "evaluation"),
+    #runs > 1 and evaluation_tables.comparison(runs), for_each_run(runs, evaluation_tables.of))
   section(list, "samples", "Generations", sample_list.of(runs))
   section(list, "gradients", "Gradients", chart_grid(data, "gradients"),
     for_each_run(runs, function(run, i) return gradients_of(data, run, i) end))

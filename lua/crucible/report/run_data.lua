@@ -12,7 +12,7 @@ local series = require "crucible.report.series"
 local run_data = {}
 
 local finite = series.finite
-local MOST_LAYERS, MOST_COMPONENTS, MOST_ISSUES = 256, 24, 200
+local MOST_LAYERS, MOST_COMPONENTS, MOST_ISSUES = 256, 48, 200
 
 ---@class crucible.report.Run
 ---@field path string

@@ -37,6 +37,34 @@ local function ends_of(rows, field)
   return kept
 end
 
+local MOST_STATIONS = 5
+local rank = { training = 1, before = 2, last = 3, best = 4 }
+
+-- Of the rows of a step, the one whose moment says most; in the order of steps.
+local function one_a_step(rows)
+  local by_step, steps = {}, {}
+  for _, row in ipairs(rows) do
+    local step = finite(row.step) or 0
+    local known = by_step[step]
+    if not known then steps[#steps + 1] = step end
+    if not known or (rank[row.moment] or 0) >= (rank[known.moment] or 0) then by_step[step] = row end
+  end
+  table.sort(steps)
+  for i, step in ipairs(steps) do steps[i] = by_step[step] end
+  return steps
+end
+
+-- The first, the best, the last, and of the others as many as fit, evenly.
+local function spread(rows)
+  if #rows <= MOST_STATIONS then return rows end
+  local wanted, kept = {}, {}
+  for i = 0, MOST_STATIONS - 2 do wanted[1 + i * (#rows - 1) // (MOST_STATIONS - 2)] = true end
+  for i, row in ipairs(rows) do
+    if wanted[i] or row.moment == "best" then kept[#kept + 1] = row end
+  end
+  return kept
+end
+
 local function note_prompt(list, prompt, expected)
   if type(prompt) ~= "string" or list.known[prompt] or #list >= MOST_PROMPTS then return end
   list.known[prompt] = true
@@ -70,7 +98,7 @@ end
 local function collect(runs, kind, field, station_of)
   local prompts, stations = { known = {} }, {}
   for i, run in ipairs(runs) do
-    local rows = kind == "samples" and run.samples or ends_of(run[kind], field)
+    local rows = kind == "samples" and spread(one_a_step(run.samples)) or ends_of(run[kind], field)
     for j, row in ipairs(rows) do
       local repeats_base = i > 1 and j == 1 and #rows > 1 and (row.base or row.moment == "before")
       if type(row[field]) == "table" and not repeats_base then
