@@ -295,7 +295,8 @@ local function metric_charts(data, add)
       local lines = point_lines(data, name, #shares)
       table.move(lines, 1, #lines, #shares + 1, shares)
     elseif not is_loss(data, name) then
-      add { group = "evaluation", title = text.label(name), unit = "", lines = point_lines(data, name, 0), share = share }
+      add { group = "evaluation", title = text.label(name), unit = "", share = share,
+        lines = point_lines(data, name, 0) }
     end
   end
   if #shares > 0 then
