@@ -35,6 +35,14 @@ describe("the quality monitor", function()
     assert.equal(0.499, monitor.findings[1].actual)
   end)
 
+  it("takes targets as the most where less is better", function()
+    local monitor = new { targets = { perplexity = 2 } }
+    monitor.on_evaluate { step = 1, metrics = { perplexity = 2.05 } }
+    monitor.on_evaluate { step = 2, metrics = { perplexity = 1 } }
+    assert.same({ "step 1: perplexity warning: 2.050, target at most 2.000",
+      "step 2: perplexity met: 1.000, target at most 2.000" }, told)
+  end)
+
   it("ends the run at a failure when asked to", function()
     local monitor = new { targets = { accuracy = 0.6 }, stop_on_failure = true }
     assert.is_nil(monitor.on_evaluate { step = 1, metrics = { accuracy = 0.55 } })

@@ -372,3 +372,32 @@ describe("results beside each other", function()
     assert.truthy(lora.evaluation.table({ { name = "tuned", result = tuned } }, { metrics = { "f1" } }):find "^ +f1\n")
   end)
 end)
+
+describe("the best checkpoint", function()
+  after_each(function() lora.evaluation.unregister_metric "tick" end)
+
+  for _, case in ipairs { { lower = true, best = "step_000001" }, { lower = false, best = "step_000003" } } do
+    it("is chosen by any metric, " .. (case.lower and "the lower" or "the higher") .. " the better", function()
+      local count = 0
+      lora.evaluation.register_metric("tick", { lower = case.lower, reduce = function()
+        count = count + 1
+        return count
+      end })
+      local session <close> = open()
+      local results = assert(lora.training_loop.run(session, rows, { epochs = 3, checkpoint_every = 1, best = "tick",
+        evaluate = { dataset = rows, metrics = { "tick" }, resamples = 0 } }))
+      assert.equal(case.best, results.best_checkpoint:match "[^/]+$")
+    end)
+  end
+end)
+
+describe("quality targets", function()
+  it("are least values, or most where less is better", function()
+    local found = lora.validate_quality({ accuracy = 0.7, perplexity = 12, chirality = 0.1 }, {
+      quality_targets = { accuracy = 0.6, perplexity = 10, chirality = 0.2, f1 = 0.5 },
+    })
+    assert.is_false(found.passed)
+    assert.equal("2/4 quality targets met; failed: f1 not measured, perplexity 12 > 10", found.summary)
+    assert.equal(2, found.assessments[4].delta)
+  end)
+end)

@@ -5,10 +5,11 @@
 --     lora.training_loop.run(session, data, { callbacks = { monitor, … }, evaluate = … })
 --     for _, finding in ipairs(monitor.findings) do print(finding.text) end
 --
--- A figure within 0.1 of its target is a warning, one beyond that a failure. Nothing is stopped by it
+-- A figure within 0.1 short of its target is a warning, one beyond that a failure. Nothing is stopped by it
 -- unless `stop_on_failure` is set.
 local errors = require "crucible.errors"
 local schema = require "crucible.schema"
+local selection = require "crucible.lora.selection"
 
 local quality_monitor = {}
 
@@ -27,7 +28,7 @@ end
 
 local options = schema.new("callbacks.quality_monitor.new", {
   { name = "targets", default = {}, check = schema.test("a table of numbers by metric", check_targets),
-    doc = "least values of an evaluation's metrics, as config.quality_targets" },
+    doc = "of an evaluation's metrics, as config.quality_targets: least values, or most where less is better" },
   { name = "citation_invalid_rate", default = 0, check = schema.number { min = 0, max = 1 },
     doc = "most of it in training, where the loss reports it; a mean over `window` steps" },
   { name = "convergence_steps", default = 500, check = schema.integer { min = 1 },
@@ -85,9 +86,11 @@ local function evaluated(self, event)
   for _, name in ipairs(sorted_names(self.options.targets)) do
     local actual, target = event.metrics[name], self.options.targets[name]
     if type(actual) == "number" and actual == actual then
+      local most = selection.direction(name) == "min"
       answer = note(self, {
-        step = event.step, metric = name, actual = actual, target = target, status = status_by(target - actual),
-        text = ("%.3f, target at least %.3f"):format(actual, target),
+        step = event.step, metric = name, actual = actual, target = target,
+        status = status_by(most and actual - target or target - actual),
+        text = ("%.3f, target at %s %.3f"):format(actual, most and "most" or "least", target),
       }) or answer
     end
   end

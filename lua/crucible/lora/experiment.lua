@@ -3,6 +3,7 @@
 local errors = require "crucible.errors"
 local fs = require "crucible.fs"
 local schema = require "crucible.schema"
+local selection = require "crucible.lora.selection"
 
 local experiment = {}
 
@@ -122,10 +123,10 @@ function experiment.calculate_metrics(steps)
 end
 
 local function assess(name, target, actual)
-  local measured = is_finite(actual)
+  local measured, most = is_finite(actual), selection.direction(name) == "min"
+  local passed = measured and (most and actual <= target or not most and actual >= target)
   return {
-    metric = name, target = target, actual = actual, passed = measured and actual >= target,
-    delta = measured and actual - target or nil,
+    metric = name, target = target, actual = actual, passed = passed, delta = measured and actual - target or nil,
   }
 end
 
@@ -135,7 +136,7 @@ local function summarise(assessments)
     if a.passed then
       passed = passed + 1
     elseif a.delta then
-      failed[#failed + 1] = ("%s %.3g < %.3g"):format(a.metric, a.actual, a.target)
+      failed[#failed + 1] = ("%s %.3g %s %.3g"):format(a.metric, a.actual, a.delta < 0 and "<" or ">", a.target)
     else
       failed[#failed + 1] = a.metric .. " not measured"
     end
@@ -144,7 +145,8 @@ local function summarise(assessments)
   return #failed == 0 and summary or summary .. "; failed: " .. table.concat(failed, ", ")
 end
 
---- Compares metrics with config.quality_targets. A target whose metric was not computed has
+--- Compares metrics with config.quality_targets: at least the target, or at most it where less is better
+--- (perplexity, loss, invalid rates …). A target whose metric was not computed has
 --- actual nil and has not passed ("not measured").
 ---@param metrics table<string, number>
 ---@param config crucible.lora.Config
