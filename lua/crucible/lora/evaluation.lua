@@ -135,17 +135,15 @@ local function reader_of(options, labels, aliases)
 end
 
 -- What metrics need to know of the outputs: labels, their numbers, how a text is read as one.
-local function context_of(rows, info, dataset, options)
+local function context_of(rows, info, options)
   if evaluation_claims.are_claims(rows) then return evaluation_claims.context(rows) end
-  local known = dataset_integration.find(dataset)
   local labels = listed_labels(options) or info.labels
-  local aliases = options.aliases or (not listed_labels(options) and known and known.aliases) or nil
   local occurring = labels or classification.labels_in(outputs_of(rows))
   local free = #occurring > MOST_CLASSES and not labels
   return {
     labels = free and {} or occurring, numbering = classification.numbering(free and {} or occurring),
-    aliases = aliases, short_answers = labels ~= nil, free_texts = free and #occurring or nil,
-    read = reader_of(options, free and {} or occurring, aliases),
+    aliases = options.aliases, short_answers = labels ~= nil, free_texts = free and #occurring or nil,
+    read = reader_of(options, free and {} or occurring, options.aliases),
   }
 end
 
@@ -302,7 +300,7 @@ end
 local function evaluate_session(session, dataset, options)
   local rows, info, code = load_rows(dataset, options)
   if not rows then return nil, info, code end
-  local context = context_of(rows, info, dataset, options)
+  local context = context_of(rows, info, options)
   local names = metrics_of(options, context)
   local prompts, ok, message
   ok, message, code = check_request(names, options, context)
@@ -423,7 +421,7 @@ function evaluation.majority(dataset, options)
   local given = evaluation.check(options)
   local rows, info, code = load_rows(dataset, given)
   if not rows then return nil, info, code end
-  local context = context_of(rows, info, dataset, given)
+  local context = context_of(rows, info, given)
   local predictions, label = majority_predictions(rows, context)
   local result = assess(predictions, of_a_label(metrics_of(given, context), context), given, context)
   result.label, result.samples, result.dataset, result.split = label, #rows, info.name, info.split

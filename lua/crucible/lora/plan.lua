@@ -56,6 +56,8 @@ local function packed(datum)
   return table.concat(datum.tokens, " ") .. ":" .. table.concat(weights)
 end
 
+local ROWS_AT_ONCE = 1024 -- joined for the digest: little to hold
+
 local function digest_of(list)
   local digest, parts = "", {}
   for i, datum in ipairs(list) do
