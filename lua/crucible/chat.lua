@@ -261,8 +261,9 @@ function chat.prompt_ids(tokenizer, messages, name)
   if fault then errors.raise("chat.prompt_ids: %s", fault) end
   local renderer, message, code = chat.choose(tokenizer, name)
   if not renderer then return nil, message, code end
-  local ids = {}
-  for _, piece in ipairs(chat.prompt(renderer, messages)) do
+  local ids, pieces = {}, chat.prompt(renderer, messages)
+  if tokenizer.space_prefix and not pieces[1].special then pieces[1].text = " " .. pieces[1].text end
+  for _, piece in ipairs(pieces) do
     local found = piece_ids(tokenizer, piece)
     table.move(found, 1, #found, #ids + 1, ids)
   end

@@ -87,7 +87,7 @@ tokenizers.each(function(tokenizer_name, tok)
           if not row.messages and (row.input ~= "" or tok.add_bos) then
             local supervised, rest = texts(tok, datum)
             assert.equal(row.output, supervised:sub(datum.seam + 1))
-            assert.equal(row.input, rest)
+            assert.equal((tok.space_prefix and row.input ~= "" and " " or "") .. row.input, rest)
           end
         end
       end)

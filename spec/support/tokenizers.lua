@@ -49,6 +49,36 @@ function tokenizers.open(pretokenizer, add_bos, specials)
   return tokenizer.wrap(model:tokenizer())
 end
 
+local SPACE = "\u{2581}"
+
+-- Keys of a SentencePiece vocabulary: special tokens, bytes, then pieces by falling score.
+local function sentencepiece_keys(space_prefix)
+  local tokens, kinds, scores = { "<unk>", "<s>", "</s>" }, { 2, 3, 3 }, { 0, 0, 0 }
+  for byte = 0, 255 do tokens[#tokens + 1], kinds[#kinds + 1] = ("<0x%02X>"):format(byte), 6 end
+  for _, piece in ipairs { SPACE .. "t", "he", SPACE .. "the", "in", SPACE .. "c", "er", "\u{EF}v", SPACE .. SPACE,
+    SPACE, "t", "h", "e", "i", "n", "c", "r", "a", "\u{EF}", "v", "1" } do
+    tokens[#tokens + 1], kinds[#kinds + 1] = piece, 1
+  end
+  for i = 4, #tokens do scores[i] = -i end
+  return {
+    [KEY .. "model"] = gguf.text "llama", [KEY .. "tokens"] = gguf.texts(tokens),
+    [KEY .. "token_type"] = gguf.i32s(kinds),
+    [KEY .. "scores"] = string.pack("<I4I4I8", 9, 6, #scores) .. string.pack("<" .. ("f"):rep(#scores),
+      table.unpack(scores)),
+    [KEY .. "merges"] = false, [KEY .. "pre"] = false, [KEY .. "bos_token_id"] = gguf.u32(1),
+    [KEY .. "eos_token_id"] = gguf.u32(2), [KEY .. "add_bos_token"] = gguf.bool(true),
+    [KEY .. "add_space_prefix"] = gguf.bool(space_prefix),
+  }
+end
+
+local function open_sentencepiece(space_prefix)
+  local path = os.tmpname()
+  gguf.copy(TINY, path, sentencepiece_keys(space_prefix))
+  local model = assert(core.open_model(path))
+  os.remove(path)
+  return tokenizer.wrap(model:tokenizer())
+end
+
 local function open_all()
   list = {}
   for _, pretokenizer in ipairs { "gpt2", "smollm", "llama-bpe", "qwen2" } do
@@ -59,6 +89,8 @@ local function open_all()
   for name, tokens in pairs(tokenizers.specials) do
     list[#list + 1] = { "the tokens of " .. name, tokenizers.open("llama-bpe", true, tokens) }
   end
+  list[#list + 1] = { "SentencePiece", open_sentencepiece(false) }
+  list[#list + 1] = { "SentencePiece with a space before the text", open_sentencepiece(true) }
   local smollm2 = models.smollm2()
   if smollm2 then list[#list + 1] = { "SmolLM2", tokenizer.wrap(assert(core.open_model(smollm2)):tokenizer()) } end
 end

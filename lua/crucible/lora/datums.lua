@@ -44,9 +44,15 @@ datums.cut_left = cut_left
 -- A weight as the engine takes it, so that a datum is the same from memory and from a file.
 local function in_32_bits(weight) return (string.unpack("<f", string.pack("<f", weight))) end
 
+-- The space that some models expect before the first word.
+local function first_space(tokenizer) return tokenizer.space_prefix and " " or "" end
+
 local function pieces_of_text(tokenizer, row)
   local seam, weight = tokenizer_module.seam(row.input, row.output), in_32_bits(row.weight or 1)
-  local pieces = { { text = row.input, weight = 0 }, { text = seam .. row.output, weight = weight, final = true } }
+  local prompt = row.input
+  if prompt ~= "" then prompt = first_space(tokenizer) .. prompt end
+  if prompt == "" and row.output ~= "" then seam = first_space(tokenizer) end
+  local pieces = { { text = prompt, weight = 0 }, { text = seam .. row.output, weight = weight, final = true } }
   if row.output ~= "" and tokenizer.eos then pieces[3] = { id = tokenizer.eos, weight = weight } end
   return pieces, #seam
 end
@@ -63,6 +69,7 @@ local function pieces_of_messages(tokenizer, row, given)
     local made = { text = piece.text, weight = trained and in_32_bits(weights[piece.message] * (row.weight or 1)) or 0 }
     if piece.ends then made.id = tokenizer.eos end
     if piece.special then made.id = tokenizer:find(piece.text) end
+    if i == 1 and not made.id then made.text = first_space(tokenizer) .. made.text end
     if piece.part == "content" and piece.message == last then made.final, seam = true, piece.seam end
     pieces[i] = made
   end
