@@ -246,10 +246,16 @@ function Plan:step(epoch, index)
   return batches, loss_functions.counts(self.loss, all)
 end
 
--- A loss in words: its name, and what a composite is made of.
+-- A loss in words: its name and options, and what a composite is made of.
 local function loss_of(loss)
-  if not loss.terms then return loss.name end
   local parts = {}
+  if not loss.terms then
+    for name, value in pairs(loss.options or {}) do
+      if type(value) ~= "table" then parts[#parts + 1] = ("%s = %s"):format(name, tostring(value)) end
+    end
+    table.sort(parts)
+    return #parts == 0 and loss.name or ("%s { %s }"):format(loss.name, table.concat(parts, ", "))
+  end
   for i, term in ipairs(loss.terms) do
     local weight = type(term.weight) == "number" and ("%.17g"):format(term.weight) or "a schedule"
     parts[i] = ("%s × %s"):format(weight, loss_of(term.loss))

@@ -12,7 +12,8 @@
 --
 -- space = "hidden": the topological signature loss of Moor et al. (L_{X→Z} + L_{Z→X}) between
 -- shortest paths in the target's graph and distances of the claims' mean hidden states, each divided by
--- its detached maximum; pairs that the graph does not connect are left out.
+-- its maximum, which the slopes take as a constant (so finite differences agree where `scale` holds it
+-- still); pairs that the graph does not connect are left out.
 --
 -- space = "logprobs": as "relations" from the target's log-probabilities alone. Beliefs in other destinations
 -- are then unseen: wrong merges and leaked loops cost nothing of their own. Reports logprobs_only = 1.
