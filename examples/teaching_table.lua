@@ -8,8 +8,8 @@
 -- there is printed: mean and standard deviation over seeds, and the difference to cross-entropy alone in units of
 -- its standard error. A cell of 40 steps takes several minutes.
 --
--- Measures, each a mean over held-out rows: cross-entropy; validity of citations (1 − invalid_rate) and precision of
--- the pool; share of relation lines whose likeliest destination and label are the target's; balance distance d on
+-- Measures, each a mean over held-out rows: cross-entropy; validity of citations (1 − invalid_rate), precision of
+-- the pool and recall; share of relation lines whose likeliest destination and label are the target's; balance distance d on
 -- rows that argue for and against (two dev rows of different verdicts joined into one); |β₁ − β₁ of the target|.
 local crucible = require "crucible"
 local arguments = require "crucible.arguments"
@@ -169,8 +169,9 @@ local function measure(session, dev, mixed)
   local cited, balance = reports_of(session, "citation_validity", dev), reports_of(session, "chirality", mixed)
   return {
     cross_entropy = reports_of(session, "cross_entropy", dev)("loss"), validity = 1 - cited "invalid_rate",
-    precision = cited "precision", destinations = graph "destination_accuracy", labels = labels "label_accuracy",
-    balance_distance = (1 - balance "balance_score") * math.pi, betti_1_error = betti_error(session, dev),
+    precision = cited "precision", recall = cited "recall", destinations = graph "destination_accuracy",
+    labels = labels "label_accuracy", balance_distance = (1 - balance "balance_score") * math.pi,
+    betti_1_error = betti_error(session, dev),
     topological = graph "loss", chirality = labels "loss", citation_validity = cited "loss",
   }
 end
@@ -227,7 +228,7 @@ end
 
 -- ---- the table ----------------------------------------------------------------------------------------
 
-local MEASURES = { "cross_entropy", "validity", "precision", "destinations", "labels", "balance_distance",
+local MEASURES = { "cross_entropy", "validity", "precision", "recall", "destinations", "labels", "balance_distance",
   "betti_1_error" }
 
 local function moments(values)

@@ -309,6 +309,19 @@ describe("The citation loss", function()
     assert.same({ sum = 1, count = 1 }, found.one_id_pool)
   end)
 
+  it("recalls a gold citation whose every token is the likeliest of the vocabulary", function()
+    local answer = "CLAIM[c1] (Document 12): a\nCLAIM[c2] (Document 34): b"
+    local function recall(p)
+      local values = candidates_by(function(text) return math.log(p[text]) end)
+      local _, found = value_of("citation_validity", answer, values)
+      return { found.recall.sum, found.recall_open.sum, found.recall.count }
+    end
+    local sure = { ["1"] = 0.5, ["3"] = 0.5, ["2"] = 0.6, ["5"] = 0.1, [")"] = 0.9, ["4"] = 0.7 }
+    assert.same({ 2, 0, 2 }, recall(sure))
+    assert.same({ 1, 0, 2 }, recall(lists.with(sure, { ["1"] = 0.4, ["3"] = 0.6 }))) -- 3 is likelier than 1
+    assert.same({ 1, 1, 2 }, recall(lists.with(sure, { ["4"] = 0.4 }))) -- another token may have the other 0.6
+  end)
+
   it("charges a document that is not in the pool at the token with which it leaves", function()
     local value, found, slopes = value_of("citation_validity", "CLAIM[c1] (Document 19): a",
       candidates_by(function(text) return math.log(text == "9" and 0.8 or 0.1) end))
