@@ -89,9 +89,9 @@ typedef struct cr_tokenizer cr_tokenizer;
 typedef struct cr_session cr_session;
 typedef struct cr_generation cr_generation;
 
-/* Opens a .gguf file. The weights stay in the file, memory-mapped and
- * quantised. CR_ENOTFOUND, CR_EIO, CR_EFORMAT, CR_EUNSUPPORTED (architecture or
- * tensor type). */
+/* Opens a .gguf file, or a folder as the Hugging Face hub has it (config.json, safetensors files,
+ * tokenizer.json). The weights stay in the files, memory-mapped and quantised. CR_ENOTFOUND, CR_EIO,
+ * CR_EFORMAT, CR_EUNSUPPORTED (architecture or tensor type). */
 CR_API int cr_model_open(cr_model **out, const char *path);
 CR_API void cr_model_close(cr_model *model);
 

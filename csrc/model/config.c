@@ -7,38 +7,68 @@
 
 static const cr_family families[] = {
     /* Llama 2 and 3, SmolLM2, Mistral as GGUF names them */
-    {.name = "llama", .neighbours_in_gguf = true},
+    {.name = "llama", .hub_types = {"llama", "mistral"}, .neighbours_in_gguf = true},
     /* Qwen2 and Qwen2.5 */
-    {.name = "qwen2", .biases = true},
-    {.name = "qwen3", .head_norms = true},
+    {.name = "qwen2", .hub_types = {"qwen2"}, .biases = true},
+    {.name = "qwen3", .hub_types = {"qwen3"}, .head_norms = true, .hub_head_size = 128},
     /* Gemma 3, text */
     {.name = "gemma3",
+     .hub_types = {"gemma3_text"},
      .head_norms = true,
      .post_norms = true,
      .scaled_embedding = true,
      .gelu = true,
+     .centred_norms = true,
+     .hub_head_size = 256,
      .global_every = 6,
      .local_rope_base = 10000.0},
 };
 
 #define FAMILIES (sizeof families / sizeof families[0])
 
+static bool is_named(const char *name, const char *text, size_t length)
+{
+    return name && strlen(name) == length && memcmp(name, text, length) == 0;
+}
+
+static bool answers_to(const cr_family *family, const char *name, size_t length, bool hub)
+{
+    if (!hub)
+        return is_named(family->name, name, length);
+    return is_named(family->hub_types[0], name, length) ||
+           is_named(family->hub_types[1], name, length);
+}
+
+static void list_families(char *out, size_t size, bool hub)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < FAMILIES; i++) {
+        const char *const names[2] = {hub ? families[i].hub_types[0] : families[i].name,
+                                      hub ? families[i].hub_types[1] : NULL};
+        for (int n = 0; n < 2 && names[n]; n++)
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used ? ", " : "", names[n]);
+    }
+}
+
+int cr_family_find(const cr_family **out, const char *name, size_t length, bool hub)
+{
+    for (size_t i = 0; i < FAMILIES; i++)
+        if (answers_to(&families[i], name, length, hub)) {
+            *out = &families[i];
+            return CR_OK;
+        }
+    char known[256];
+    list_families(known, sizeof known, hub);
+    return cr_fail(CR_EUNSUPPORTED, "%s \"%.*s\" is not supported; supported: %s",
+                   hub ? "model_type" : "architecture", (int)(length < 64 ? length : 64), name,
+                   known);
+}
+
 static int find_family(const cr_family **out, const cr_gguf *file)
 {
     cr_text name;
     CR_TRY(cr_gguf_text(file, "general.architecture", &name));
-    char known[256] = "";
-    for (size_t i = 0; i < FAMILIES; i++) {
-        if (strlen(families[i].name) == name.length &&
-            memcmp(families[i].name, name.bytes, name.length) == 0) {
-            *out = &families[i];
-            return CR_OK;
-        }
-        size_t used = strlen(known);
-        snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", families[i].name);
-    }
-    return cr_fail(CR_EUNSUPPORTED, "architecture \"%.*s\" is not supported; supported: %s",
-                   (int)(name.length < 64 ? name.length : 64), name.bytes, known);
+    return cr_family_find(out, name.bytes, name.length, false);
 }
 
 /* Reads "<family>.<suffix>" into *out, bounded so that later products of sizes cannot wrap. */
@@ -118,10 +148,10 @@ static int read_positions(cr_config *config, const cr_gguf *file)
     return read_size(&config->window, file, family, "attention.sliding_window", 1 << 28);
 }
 
-static int check_heads(const cr_config *config)
+int cr_config_check_heads(const cr_config *config)
 {
     if (config->heads % config->kv_heads != 0)
-        return cr_fail(CR_EFORMAT, "attention.head_count %zu is no multiple of head_count_kv %zu",
+        return cr_fail(CR_EFORMAT, "%zu attention heads are no multiple of %zu key heads",
                        config->heads, config->kv_heads);
     if (config->head_size % 2 != 0)
         return cr_fail(CR_EFORMAT, "head size %zu is odd; rotary embedding needs pairs",
@@ -145,7 +175,7 @@ static int read_heads(cr_config *config, const cr_gguf *file)
     if (turned != config->head_size)
         return cr_fail(CR_EUNSUPPORTED, "rope.dimension_count %zu differs from the head size %zu",
                        turned, config->head_size);
-    return check_heads(config);
+    return cr_config_check_heads(config);
 }
 
 int cr_config_from_gguf(cr_config *out, const cr_gguf *file)

@@ -7,6 +7,7 @@
 
 #include "file/fsio.h"
 #include "text/tokenizer.h"
+#include "text/tokenizer_json.h"
 
 const cr_projection_name cr_projection_names[CR_PROJECTIONS] = {
 #define CR_PROJECTION(field, file, folder, module, rows, columns) {folder, module},
@@ -31,32 +32,44 @@ unsigned cr_target_find(const char *name)
 
 /* ---- weights -------------------------------------------------------------------------------- */
 
-static int load_matrix(cr_matrix *out, cr_model *model, const char *name, size_t rows,
+static int load_matrix(cr_matrix *out, cr_model *model, const cr_weight_name *name, size_t rows,
                        size_t columns)
 {
-    const cr_gguf_tensor *tensor;
-    CR_TRY(cr_gguf_weight(model->file, name, rows, columns, &tensor));
-    const cr_dtype_info *type = cr_dtype_find(tensor->type);
-    size_t row_bytes;
-    if (!cr_dtype_row_bytes(type, columns, &row_bytes))
-        return cr_fail(CR_EFORMAT, "tensor %s: rows of %zu values do not fill %s blocks of %zu", name,
-                       columns, type->name, type->block_length);
-    *out = (cr_matrix){tensor->data, type, rows, columns, row_bytes};
+    CR_TRY(cr_source_matrix(&model->source, name, rows, columns, out));
     model->parameters += (uint64_t)rows * columns;
     return CR_OK;
 }
 
 /* Expands a vector of `count` values to *to and moves *to past it. */
-static int load_vector(const float **out, cr_model *model, float **to, const char *name,
+static int load_vector(const float **out, cr_model *model, float **to, const cr_weight_name *name,
                        size_t count)
 {
-    const cr_gguf_tensor *tensor;
-    CR_TRY(cr_gguf_weight(model->file, name, 1, count, &tensor));
-    cr_dtype_expand(*to, cr_dtype_find(tensor->type), tensor->data, 0, count);
+    CR_TRY(cr_source_vector(&model->source, name, count, *to));
     *out = *to;
     *to += count;
     model->parameters += count;
     return CR_OK;
+}
+
+/* A norm's weights, with their 1 where checkpoints store them without. */
+static int load_norm(const float **out, cr_model *model, float **to, const cr_weight_name *name,
+                     size_t count)
+{
+    float *values = *to;
+    CR_TRY(load_vector(out, model, to, name, count));
+    bool centred = model->source.folder && model->config.family->centred_norms;
+    for (size_t c = 0; centred && c < count; c++)
+        values[c] += 1.0f;
+    return CR_OK;
+}
+
+/* "blk.3.attn_q.weight" and "model.layers.3.self_attn.q_proj.weight". */
+static cr_weight_name layer_name(size_t layer, const char *gguf, const char *hub, const char *kind)
+{
+    cr_weight_name name;
+    snprintf(name.gguf, sizeof name.gguf, "blk.%zu.%s.%s", layer, gguf, kind);
+    snprintf(name.hub, sizeof name.hub, "model.layers.%zu.%s.%s", layer, hub, kind);
+    return name;
 }
 
 static bool has_bias(const cr_family *family, int projection)
@@ -67,8 +80,8 @@ static bool has_bias(const cr_family *family, int projection)
 
 static int load_biases(cr_model *model, size_t index, float **vectors)
 {
-    static const char *const files[CR_PROJECTIONS] = {
-#define CR_PROJECTION(field, file, folder, module, rows, columns) file,
+    static const char *const names[CR_PROJECTIONS][2] = {
+#define CR_PROJECTION(field, file, folder, module, rows, columns) {file, folder "." module},
 #define CR_NORM(field, file, name, size, wanted)
 #include "model/weights.def"
 #undef CR_PROJECTION
@@ -78,9 +91,8 @@ static int load_biases(cr_model *model, size_t index, float **vectors)
     for (int p = 0; p < CR_PROJECTIONS; p++) {
         if (!has_bias(model->config.family, p))
             continue;
-        char name[64];
-        snprintf(name, sizeof name, "blk.%zu.%s.bias", index, files[p]);
-        CR_TRY(load_vector(&layer->bias[p], model, vectors, name, layer->projection[p].rows));
+        cr_weight_name name = layer_name(index, names[p][0], names[p][1], "bias");
+        CR_TRY(load_vector(&layer->bias[p], model, vectors, &name, layer->projection[p].rows));
     }
     return CR_OK;
 }
@@ -92,15 +104,15 @@ static int load_layer(cr_model *model, size_t index, float **vectors)
     const size_t D = config->width, F = config->ffn_width, H = config->head_size;
     const size_t Q = config->heads * H, K = config->kv_heads * H;
     cr_layer *layer = &model->layers[index];
+    cr_weight_name name;
     layer->local = config->local[index];
-    char name[64];
 #define CR_PROJECTION(field, file, folder, module, rows, columns)                                  \
-    snprintf(name, sizeof name, "blk.%zu." file ".weight", index);                                 \
-    CR_TRY(load_matrix(&layer->projection[CR_PROJECTION_##field], model, name, rows, columns));
-#define CR_NORM(field, file, hf_name, size, wanted)                                                \
+    name = layer_name(index, file, folder "." module, "weight");                                   \
+    CR_TRY(load_matrix(&layer->projection[CR_PROJECTION_##field], model, &name, rows, columns));
+#define CR_NORM(field, file, hub, size, wanted)                                                    \
     if (wanted) {                                                                                  \
-        snprintf(name, sizeof name, "blk.%zu." file ".weight", index);                             \
-        CR_TRY(load_vector(&layer->field, model, vectors, name, size));                            \
+        name = layer_name(index, file, hub, "weight");                                             \
+        CR_TRY(load_norm(&layer->field, model, vectors, &name, size));                             \
     }
 #include "model/weights.def"
 #undef CR_PROJECTION
@@ -108,16 +120,31 @@ static int load_layer(cr_model *model, size_t index, float **vectors)
     return load_biases(model, index, vectors);
 }
 
-/* Divisors of the frequencies: the file's own, or one for all; none where positions count as they are. */
+/* What llama3's bands divide the frequency of pair p by. */
+static double band_divisor(const cr_config *config, size_t p)
+{
+    const cr_rope_bands *bands = &config->rope_bands;
+    double exponent = (double)(2 * p) / (double)config->head_size;
+    double turns = bands->original_context / (2 * 3.14159265358979323846 * pow(config->rope_base, exponent));
+    double kept = (turns - bands->low) / (bands->high - bands->low);
+    kept = kept < 0 ? 0 : kept > 1 ? 1 : kept;
+    return 1 / ((1 - kept) / bands->factor + kept);
+}
+
+/* Divisors of the frequencies: the file's own, the bands', or one for all; none where positions
+ * count as they are. */
 static int load_rope_factors(cr_model *model, float **vectors)
 {
-    size_t half = model->config.head_size / 2;
-    if (cr_gguf_tensor_find(model->file, "rope_freqs.weight"))
-        return load_vector(&model->rope.factors, model, vectors, "rope_freqs.weight", half);
-    if (model->config.rope_scale == 1.0)
+    static const cr_weight_name name = {.gguf = "rope_freqs.weight"};
+    const cr_config *config = &model->config;
+    size_t half = config->head_size / 2;
+    bool bands = config->rope_bands.factor != 0;
+    if (cr_source_has(&model->source, &name))
+        return load_vector(&model->rope.factors, model, vectors, &name, half);
+    if (!bands && config->rope_scale == 1.0)
         return CR_OK;
     for (size_t p = 0; p < half; p++)
-        (*vectors)[p] = (float)model->config.rope_scale;
+        (*vectors)[p] = (float)(bands ? band_divisor(config, p) : config->rope_scale);
     model->rope.factors = *vectors;
     *vectors += half;
     return CR_OK;
@@ -136,13 +163,14 @@ static int load_rope(cr_model *model, float **vectors)
 
 static int load_head(cr_model *model)
 {
+    static const cr_weight_name embedding = {"token_embd.weight", "model.embed_tokens.weight"};
+    static const cr_weight_name head = {"output.weight", "lm_head.weight"};
     const cr_config *config = &model->config;
-    CR_TRY(load_matrix(&model->embedding, model, "token_embd.weight", config->vocabulary,
-                       config->width));
+    CR_TRY(load_matrix(&model->embedding, model, &embedding, config->vocabulary, config->width));
     model->head = model->embedding;
-    if (!cr_gguf_tensor_find(model->file, "output.weight"))
+    if (config->tied_head || !cr_source_has(&model->source, &head))
         return CR_OK;
-    return load_matrix(&model->head, model, "output.weight", config->vocabulary, config->width);
+    return load_matrix(&model->head, model, &head, config->vocabulary, config->width);
 }
 
 /* Floats of a layer's norms and biases. */
@@ -161,6 +189,7 @@ static size_t layer_vectors(const cr_config *config)
 
 static int load_weights(cr_model *model)
 {
+    static const cr_weight_name final_norm = {"output_norm.weight", "model.norm.weight"};
     const cr_config *config = &model->config;
     size_t floats = config->layers * layer_vectors(config) + config->width + config->head_size;
     model->layers = cr_calloc(config->layers, sizeof *model->layers);
@@ -171,7 +200,7 @@ static int load_weights(cr_model *model)
     CR_TRY(load_head(model));
     for (size_t i = 0; i < config->layers; i++)
         CR_TRY(load_layer(model, i, &to));
-    CR_TRY(load_vector(&model->final_norm, model, &to, "output_norm.weight", config->width));
+    CR_TRY(load_norm(&model->final_norm, model, &to, &final_norm, config->width));
     return load_rope(model, &to);
 }
 
@@ -205,20 +234,40 @@ static int check_tokenizer(const cr_model *model)
     return CR_OK;
 }
 
+static int read_gguf_texts(cr_model *model)
+{
+    const cr_gguf *file = model->source.gguf;
+    CR_TRY(copy_text(&model->name, file, "general.name"));
+    CR_TRY(copy_text(&model->chat_template, file, "tokenizer.chat_template"));
+    return cr_tokenizer_from_gguf(&model->tokenizer, file);
+}
+
+/* A folder has no other name than its own. */
+static int read_folder_texts(cr_model *model, const char *path)
+{
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/')
+        start--;
+    model->name = cr_alloc(end - start + 1);
+    if (!model->name)
+        return CR_ENOMEM;
+    memcpy(model->name, path + start, end - start);
+    model->name[end - start] = '\0';
+    return cr_tokenizer_from_folder(&model->tokenizer, &model->chat_template, model->source.folder);
+}
+
 static int fill(cr_model *model, const char *path)
 {
-    cr_file_status status;
-    CR_TRY(cr_gguf_open(&model->file, path));
-    CR_TRY(cr_file_stat(path, &status));
-    model->file_bytes = status.size;
+    CR_TRY(cr_source_open(&model->source, path));
     model->path = cr_strdup(path);
     if (!model->path)
         return CR_ENOMEM;
-    CR_TRY(cr_config_from_gguf(&model->config, model->file));
+    CR_TRY(cr_source_config(&model->source, &model->config));
     CR_TRY(load_weights(model));
-    CR_TRY(copy_text(&model->name, model->file, "general.name"));
-    CR_TRY(copy_text(&model->chat_template, model->file, "tokenizer.chat_template"));
-    CR_TRY(cr_tokenizer_from_gguf(&model->tokenizer, model->file));
+    CR_TRY(model->source.gguf ? read_gguf_texts(model) : read_folder_texts(model, path));
     return check_tokenizer(model);
 }
 
@@ -230,7 +279,7 @@ static void destroy(cr_model *model)
     cr_free(model->name);
     cr_free(model->chat_template);
     cr_free(model->path);
-    cr_gguf_close(model->file);
+    cr_source_close(&model->source);
     cr_free(model);
 }
 
@@ -310,7 +359,7 @@ void cr_model_describe(const cr_model *model, cr_model_info *out)
                            .norm_epsilon = (double)config->norm_epsilon,
                            .tied_head = model->head.data == model->embedding.data,
                            .parameters = model->parameters,
-                           .file_bytes = model->file_bytes};
+                           .file_bytes = model->source.bytes};
 }
 
 void cr_model_embed(const cr_model *model, float *x, int32_t token)

@@ -3,7 +3,7 @@
  * What this is: read-only after opening and shared by sessions through a count of holders.
  * What it is not: anything trained; branches belong to the session (model/linear.h).
  *
- * Ownership: the model owns the mapped file, the tokenizer and the expanded norm vectors; all
+ * Ownership: the model owns the mapped files, the tokenizer and the expanded norm vectors; all
  * matrices are views into the mapping.
  */
 #ifndef CR_MODEL_H
@@ -12,7 +12,7 @@
 #include "math/activation.h"
 #include "math/matmul.h"
 #include "math/rope.h"
-#include "model/config.h"
+#include "model/source.h"
 
 /* One projection's number, as in cr_target_name. */
 enum {
@@ -44,7 +44,7 @@ extern const cr_projection_name cr_projection_names[CR_PROJECTIONS];
 
 struct cr_model {
     cr_config config;
-    cr_gguf *file;
+    cr_source source;
     cr_tokenizer *tokenizer;
     cr_matrix embedding; /* [vocabulary, d] */
     cr_matrix head;      /* [vocabulary, d]; the embedding itself where tied */
@@ -53,7 +53,7 @@ struct cr_model {
     cr_rope rope, local_rope;
     float *vectors; /* owns the norm vectors, biases and rope factors */
     char *name, *chat_template, *path;
-    uint64_t file_bytes, parameters;
+    uint64_t parameters;
     int holders; /* atomic: opens and sessions */
 };
 

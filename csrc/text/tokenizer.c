@@ -308,9 +308,21 @@ int cr_tokenizer_from_gguf(cr_tokenizer **out, const cr_gguf *file)
 static int build(cr_tokenizer *out, const cr_bpe_lists *lists)
 {
     out->rules = lists->rules;
-    CR_TRY(cr_pretokenizer_create(&out->pretokenizer, out->rules));
+    out->spelling = lists->rules ? CR_SPELLING_BYTES : CR_SPELLING_SPACES;
+    if (out->rules)
+        CR_TRY(cr_pretokenizer_create(&out->pretokenizer, out->rules));
     CR_TRY(take_lists(out, lists));
-    return mark_whole(out);
+    return out->rules ? mark_whole(out) : CR_OK;
+}
+
+void cr_tokenizer_set_roles(cr_tokenizer *tokenizer, const cr_token_roles *roles)
+{
+    tokenizer->bos = roles->bos;
+    tokenizer->eos = roles->eos;
+    tokenizer->pad = roles->pad;
+    tokenizer->unknown = roles->unknown;
+    tokenizer->add_bos = roles->add_bos;
+    tokenizer->space_prefix = roles->space_prefix;
 }
 
 int cr_tokenizer_from_lists(cr_tokenizer **out, const cr_bpe_lists *lists)

@@ -32,7 +32,8 @@
 /* Reads tokenizer.ggml.* keys; names the key that is missing or inconsistent. */
 int cr_tokenizer_from_gguf(cr_tokenizer **out, const cr_gguf *file);
 
-/* A vocabulary from elsewhere; tokens and merges are written in the byte alphabet. */
+/* A vocabulary from elsewhere; tokens and merges are written in the byte alphabet, or, without rules,
+ * as SentencePiece writes them. */
 typedef struct cr_bpe_lists {
     const char *keys; /* stands before "tokens", "merges" and "scores" in messages */
     const cr_text *tokens;
@@ -41,11 +42,17 @@ typedef struct cr_bpe_lists {
     const cr_text *merges; /* "left right", in order of rank */
     size_t merge_count;
     const float *scores;   /* [count], instead of merges, or NULL */
-    const cr_pretokenizer_rules *rules;
+    const cr_pretokenizer_rules *rules; /* NULL for SentencePiece */
 } cr_bpe_lists;
 
-/* The tokenizer has no ids with a role. */
+/* The tokenizer has no ids with a role until it is given some. */
 int cr_tokenizer_from_lists(cr_tokenizer **out, const cr_bpe_lists *lists);
+
+typedef struct cr_token_roles {
+    int32_t bos, eos, pad, unknown; /* -1 = none */
+    bool add_bos, space_prefix;
+} cr_token_roles;
+void cr_tokenizer_set_roles(cr_tokenizer *tokenizer, const cr_token_roles *roles);
 
 /* The bytes that an id of the vocabulary stands for; borrowed. */
 cr_text cr_tokenizer_bytes(const cr_tokenizer *tokenizer, int32_t id);

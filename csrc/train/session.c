@@ -401,7 +401,7 @@ int cr_session_memory(cr_session *session, const size_t *lengths, size_t count, 
     const cr_compute *compute = &session->compute;
     size_t threads = (size_t)cr_pool_threads(compute->pool);
     size_t packed = compute->packed_floats + threads * compute->row_floats, taken;
-    *out = (cr_memory_plan){.weights_mapped = session->model->file_bytes,
+    *out = (cr_memory_plan){.weights_mapped = session->model->source.bytes,
                             .lora = 4 * session->lora.floats * sizeof(float)};
     cr_datum *datums = cr_calloc(count, sizeof *datums);
     if (!datums)

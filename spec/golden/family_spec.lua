@@ -105,3 +105,10 @@ for _, family in ipairs(family_model.gguf) do
     return path
   end, family == "llama" and fixture.config.head_dim or nil)
 end
+
+for _, family in ipairs { "llama", "mistral", "qwen2", "qwen3", "gemma3" } do
+  check(family .. " as a folder of the hub", family_model.fixtures[family], function(folder)
+    family_model.write_folder(family, folder, { shards = family == "qwen3" and 3 or nil })
+    return folder
+  end)
+end

@@ -1,6 +1,7 @@
 -- Small random models of every family, written from the fixture spec/golden/families.json: as GGUF
 -- files and as Hugging Face folders. Every value is a function of its tensor's name: the mirror of
 -- tensor_values in scripts/make_family_fixtures.py.
+local cjson = require "cjson"
 local golden = require "support.golden"
 local gguf_metadata = require "support.gguf_metadata"
 local hashed = require "support.hashed_normal"
@@ -131,5 +132,91 @@ function family_model.write_gguf(family, path)
   end
   gguf_metadata.write(path, gguf_keys(fixture), tensors)
 end
+
+-- ---- Hugging Face folders ---------------------------------------------------------------------------
+
+-- tokenizer.json of the tiny vocabulary: SmolLM2's steps, special tokens first.
+local function tokenizer_json()
+  local path = tiny_model.untied_path
+  local tokens = gguf_metadata.list(path, "tokenizer.ggml.tokens")
+  local kinds = gguf_metadata.list(path, "tokenizer.ggml.token_type")
+  local vocabulary, added = {}, {}
+  for i, token in ipairs(tokens) do
+    vocabulary[token] = i - 1
+    if kinds[i] == 3 then added[#added + 1] = { id = i - 1, content = token, special = true } end
+  end
+  return {
+    added_tokens = added,
+    pre_tokenizer = {
+      type = "Sequence",
+      pretokenizers = { { type = "Digits", individual_digits = true }, { type = "ByteLevel", use_regex = true } },
+    },
+    model = { type = "BPE", vocab = vocabulary, merges = gguf_metadata.list(path, "tokenizer.ggml.merges") },
+  }
+end
+
+local function write(path, text)
+  local handle <close> = assert(io.open(path, "wb"))
+  assert(handle:write(text))
+end
+
+-- One safetensors file of some tensors: name → { shape, bytes }.
+local function safetensors(tensors)
+  local header, data, offset = {}, {}, 0
+  for name, tensor in pairs(tensors) do
+    header[name] = { dtype = "F32", shape = tensor.shape, data_offsets = { offset, offset + #tensor.bytes } }
+    data[#data + 1] = tensor.bytes
+    offset = offset + #tensor.bytes
+  end
+  local text = cjson.encode(header)
+  text = text .. (" "):rep(-#text % 8)
+  return string.pack("<I8", #text) .. text .. table.concat(data)
+end
+
+--- The tensors of a family as checkpoints hold them.
+---@param family string
+---@return table<string, { shape: integer[], bytes: string }>
+function family_model.tensors(family)
+  local fixture, tensors = family_model.fixtures[family], {}
+  for name, shape in pairs(fixture.tensors) do
+    tensors[name] = { shape = shape, bytes = golden.pack_floats(values_of(fixture, name, shape)) }
+  end
+  return tensors
+end
+
+-- Tensors in turn to `count` files, and the index that says where each is.
+local function write_shards(folder, tensors, count)
+  local shards, map, names = {}, {}, {}
+  for name in pairs(tensors) do names[#names + 1] = name end
+  table.sort(names)
+  for i, name in ipairs(names) do
+    local file = ("model-%05d-of-%05d.safetensors"):format((i - 1) % count + 1, count)
+    shards[file] = shards[file] or {}
+    shards[file][name], map[name] = tensors[name], file
+  end
+  for file, held in pairs(shards) do write(folder .. "/" .. file, safetensors(held)) end
+  write(folder .. "/model.safetensors.index.json", cjson.encode { metadata = {}, weight_map = map })
+end
+
+--- Writes the family's model as a folder of the hub.
+---@param family string
+---@param folder string  an existing folder
+---@param options { shards: integer?, config: table?, tensors: table?, tokenizer: table? }?  config: other values
+function family_model.write_folder(family, folder, options)
+  options = options or {}
+  local config = {}
+  for key, value in pairs(family_model.fixtures[family].config) do config[key] = value end
+  for key, value in pairs(options.config or {}) do config[key] = value end
+  local tensors = options.tensors or family_model.tensors(family)
+  write(folder .. "/config.json", cjson.encode(config))
+  write(folder .. "/tokenizer.json", cjson.encode(options.tokenizer or tokenizer_json()))
+  write(folder .. "/tokenizer_config.json", cjson.encode {
+    bos_token = "<|im_start|>", eos_token = { content = "<|im_end|>" }, chat_template = "{{ messages }}",
+  })
+  if options.shards then return write_shards(folder, tensors, options.shards) end
+  write(folder .. "/model.safetensors", safetensors(tensors))
+end
+
+family_model.tokenizer_json = tokenizer_json
 
 return family_model
