@@ -53,11 +53,31 @@ function Model:hub_name()
   return self.info.name ~= "" and self.info.name or paths.basename(self.path)
 end
 
---- SHA-256 of the file, in hexadecimal; read once and kept.
+-- What decides a folder's model: its weights, configuration and tokenizer.
+local function is_part(name)
+  return name:find "%.safetensors$" or name:find "^model.*%.index%.json$" or name == "config.json"
+    or name == "tokenizer.json" or name == "tokenizer_config.json"
+end
+
+local function digest_of(path)
+  local names = fs.list(path)
+  if not names then return fs.sha256 { file = path } end
+  local parts = {}
+  for _, name in ipairs(names) do
+    if is_part(name) then
+      local digest, message, code = fs.sha256 { file = paths.join(path, name) }
+      if not digest then return nil, message, code end
+      parts[#parts + 1] = digest .. "  " .. name
+    end
+  end
+  return fs.sha256(table.concat(parts, "\n"))
+end
+
+--- SHA-256 of the file, in hexadecimal, or over the digests of a folder's files; read once and kept.
 ---@return string? digest, string? message, string? code
 function Model:digest()
   if not self.known_digest then
-    local digest, message, code = fs.sha256 { file = self.path }
+    local digest, message, code = digest_of(self.path)
     if not digest then return nil, message, code end
     self.known_digest = digest
   end

@@ -319,7 +319,7 @@ local resolve_options = schema.new("models.resolve", {
   { name = "download", default = true, check = schema.boolean, doc = "fetch what is not here, up to 1 GiB" },
 })
 
---- The file of a model given by name or by path. A known model that is not here is fetched, unless it is
+--- The file, or the folder with a config.json, of a model given by name or by path. A known model that is not here is fetched, unless it is
 --- larger than models.automatic_bytes: that is for models.fetch. Fails with "not_found": an unknown name, a
 --- known one that is not here and cannot be fetched, or a path where nothing lies.
 ---@param name_or_path string
@@ -330,12 +330,12 @@ function models.resolve(name_or_path, options)
     errors.raise("models.resolve: expected a model's name or the path of a .gguf file, got %s", type(name_or_path))
   end
   local given = resolve_options:resolve(options)
-  if paths.is_file(name_or_path) then return name_or_path end
+  if paths.is_file(name_or_path) or paths.is_file(name_or_path .. "/config.json") then return name_or_path end
   local known, message, code = all_known()
   if not known then return nil, message, code end
   local entry = known[name_or_path:lower()] or hub_file(name_or_path)
   if entry then return resolve_entry(entry, given) end
-  if is_path(name_or_path) then return errors.failure("not_found", "%s: no such file", name_or_path) end
+  if is_path(name_or_path) then return errors.failure("not_found", "%s: no such file, nor a folder with a config.json", name_or_path) end
   return errors.failure("not_found", 'unknown model "%s"%s (a path to a .gguf file works too)', name_or_path,
     suggest.phrase(name_or_path, models.names()))
 end

@@ -141,7 +141,7 @@ describe("models", function()
       models.resolve "smollm2-135m")
     expect.fails("not_found", 'unknown model "llama-3-8"; did you mean "llama-3-8b"?', models.resolve "llama-3-8")
     expect.fails("not_found", 'fetch it (4.9 GB) by models.fetch("llama-3-8b")', models.resolve "llama-3-8b")
-    expect.fails("not_found", "./none.gguf: no such file", models.resolve "./none.gguf")
+    expect.fails("not_found", "./none.gguf: no such file, nor a folder", models.resolve "./none.gguf")
     local known = models.cached_path(models.find "smollm2-135m-instruct")
     if not paths.is_file(known) then
       expect.fails("not_found", "run: scripts/fetch_model smollm2-135m-instruct",

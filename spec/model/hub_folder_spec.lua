@@ -53,6 +53,18 @@ describe("A folder of the hub", function()
     end
   end)
 
+  it("is opened by its path like any model, with one digest over its files", function()
+    local crucible = require "crucible"
+    local folder = folder_of("qwen3", { shards = 2 })
+    local model <close> = assert(crucible.model(folder))
+    local digest = assert(model:digest())
+    assert.truthy(digest:find("^%x+$"))
+    local again <close> = assert(crucible.model(folder_of("qwen3", { shards = 2 })))
+    assert.equal(digest, again:digest())
+    local other <close> = assert(crucible.model(folder_of("qwen3", { shards = 2, config = { rope_theta = 9.0 } })))
+    assert.not_equal(digest, other:digest())
+  end)
+
   it("reads the spellings of configurations before version 5 of transformers", function()
     local new <close> = assert(open "llama")
     local rope = family_model.fixtures.llama.config.rope_parameters
@@ -88,7 +100,9 @@ describe("A folder of the hub", function()
       rank = 2, alpha = 2, dropout = 0, targets = { "q_proj" }, seed = 0, threads = 1,
     })
     assert(session:forward_backward { { tokens = family_model.fixtures.rows[1].tokens } })
-    assert(session:optim_step { lr = 0.01, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0, max_grad_norm = 1 })
+    assert(session:optim_step {
+      lr = 0.01, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0, max_grad_norm = 1,
+    })
     assert(session:save_lora(folder .. "/adapter_model.safetensors"))
     local golden = require "support.golden"
     local saved = golden.read_safetensors(folder .. "/adapter_model.safetensors")
@@ -185,8 +199,8 @@ describe("A folder of the hub is refused", function()
     end))
   refuses("with a normaliser that changes text", "unsupported", "normalizer 'Lowercase' is not supported", "llama",
     other_tokenizer(function(json) json.normalizer = { type = "Lowercase" } end))
-  refuses("with a hole in its ids", "format", "token 'another' has the id 269: expected 0 to 268, without holes", "llama",
-    other_tokenizer(function(json)
+  refuses("with a hole in its ids", "format", "token 'another' has the id 269: expected 0 to 268, without holes",
+    "llama", other_tokenizer(function(json)
       local vocabulary = json.model.vocab
       for token, id in pairs(vocabulary) do
         if id == 100 then vocabulary[token] = nil break end
