@@ -125,9 +125,9 @@ end)
 describe("the size of a terminal", function()
   it("is nil where there is none, and the terminal's own where there is one", function()
     local script = shell.quote [[print(require("crucible.core").fs.terminal_size "stdout")]]
-    assert.equal("nil\n", (shell.run("lua5.4 -e " .. script)))
+    assert.equal("nil\n", (shell.run(shell.lua .. " -e " .. script)))
     if select(2, shell.run "command -v script") ~= 0 then return pending "needs script(1)" end
-    local command = "stty cols 77 rows 11; lua5.4 -e " .. script
+    local command = "stty cols 77 rows 11; " .. shell.lua .. " -e " .. script
     local output = shell.run("script -qec " .. shell.quote(command) .. " /dev/null </dev/null")
     assert.truthy(output:find("77\t11", 1, true), output)
   end)

@@ -54,7 +54,7 @@ describe("a watcher of signals", function()
       local function send(name) io.popen("kill -" .. name .. " $PPID"):close() end
       io.stdout:setvbuf "no"
       %s]]):format(body)
-    return shell.run("lua5.4 -e " .. shell.quote(script))
+    return shell.run(shell.lua .. " -e " .. shell.quote(script))
   end
 
   it("lets a second signal end the process at once, by its default action", function()
@@ -77,7 +77,7 @@ describe("a watcher of signals", function()
   end)
 
   it("leaves an ignored signal ignored", function()
-    local output, status = shell.run("trap '' TERM; lua5.4 -e " .. shell.quote [[
+    local output, status = shell.run("trap '' TERM; " .. shell.lua .. " -e " .. shell.quote [[
       local watcher = require("crucible.signals").install()
       io.popen("kill -TERM $PPID"):close()
       print(watcher:pending())

@@ -58,8 +58,8 @@ local function run(case, on_save_error)
   local folder = temp.folder()
   local program = temp.file(folder, "program.lua", PROGRAM)
   local mounted = folder .. "/mounted"
-  local command = ("mkdir %s && mount -t tmpfs -o size=700k tmpfs %s && lua5.4 %s %s %s %s"):format(mounted, mounted,
-    program, mounted, on_save_error, case)
+  local command = ("mkdir %s && mount -t tmpfs -o size=700k tmpfs %s && %s %s %s %s %s"):format(mounted, mounted,
+    shell.lua, program, mounted, on_save_error, case)
   local output, status = shell.run("unshare -rm sh -c " .. shell.quote(command))
   if output:find("unshare", 1, true) or output:find("mount: ", 1, true) then return nil, output end
   assert(status == 0, output)

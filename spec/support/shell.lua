@@ -17,6 +17,11 @@ function shell.run(command)
   return output, status
 end
 
+local preload = os.getenv "LD_PRELOAD"
+
+--- The interpreter as a command's first word, with the sanitizer that a build under test may need.
+shell.lua = preload and preload ~= "" and "LD_PRELOAD=" .. shell.quote(preload) .. " lua5.4" or "lua5.4"
+
 --- A new, empty folder; shell.remove_tree takes it away.
 ---@return string path
 function shell.temporary_folder()
