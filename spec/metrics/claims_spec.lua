@@ -2,6 +2,7 @@
 local chirality = require "crucible.metrics.chirality"
 local claim_issues = require "crucible.metrics.claim_issues"
 local claims = require "crucible.metrics.claims"
+local dataset_integration = require "crucible.lora.dataset_integration"
 local expect = require "spec.support.expect"
 local fs = require "crucible.fs"
 local jsonl = require "crucible.jsonl"
@@ -159,6 +160,27 @@ describe("the graph", function()
   end)
 
   it("of the expected text itself is at distance 0", function() assert.equal(0, assess(gold).chirality) end)
+end)
+
+describe("the expected texts of SciFact's dev split", function()
+  it("pass every stage, with other abstracts in the prompt too", function()
+    for _, distractors in ipairs { 0, 3 } do
+      local rows = assert(dataset_integration.prepare_dataset("scifact_cns", { split = "dev", limit = 40,
+        distractors = distractors }))
+      local assessments = {}
+      for i, given in ipairs(rows) do
+        assessments[i] = claims.begin(given.output, claims.expectation { input = given.input, expected = given.output,
+          metadata = given.metadata })
+      end
+      assert(claims.complete(assessments, { entailment = scorers.make("entailment", "overlap", nil, {}),
+        similarity = fixed.similarity }))
+      for i, assessment in ipairs(assessments) do
+        assert.same({ passed = true, chirality = 0, conflicts = 0 }, { passed = assessment.passed,
+          chirality = assessment.chirality, conflicts = assessment.polarity_conflicts }, "row " .. i)
+        assert.is_nil(assessment.schema_problem)
+      end
+    end
+  end)
 end)
 
 describe("Fisher–Rao distances", function()
