@@ -91,6 +91,8 @@ describe("the gate warns", function()
     local eos = tok:decode { tok.eos }
     local text = warnings { good, { input = "a", output = "b" .. eos } }
     assert.truthy(text:find("row 2 output holds the text of a special token, " .. eos, 1, true))
+    local by_hand = warnings { { input = tok:decode { tok.bos } .. "user\nAsk", output = "yes" } }
+    assert.truthy(by_hand:find("row 1 input holds the text of a special token", 1, true))
   end)
 
   it("of prompts that are cut and rows left out", function()

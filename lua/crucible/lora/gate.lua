@@ -73,12 +73,13 @@ local function each_text(row, visit)
   for i, message in ipairs(row.messages) do visit(("message %d"):format(i), message.content) end
 end
 
--- Texts of the tokens that the tokeniser step adds by itself; nil where there is none.
+-- Texts of the tokens that begin and end what a model reads, and whether the tokeniser step adds the first.
 local function special_texts(tokenizer)
-  local texts = {}
-  if tokenizer.bos and tokenizer.add_bos then texts.bos = tokenizer:decode { tokenizer.bos } end
-  if tokenizer.eos then texts.eos = tokenizer:decode { tokenizer.eos } end
-  return texts
+  local special = { texts = {}, bos = nil }
+  if tokenizer.bos then special.texts[1] = tokenizer:decode { tokenizer.bos } end
+  if tokenizer.add_bos then special.bos = special.texts[1] end
+  if tokenizer.eos then special.texts[#special.texts + 1] = tokenizer:decode { tokenizer.eos } end
+  return special
 end
 
 -- The first fault of a row's texts, in words, or nil; and a doubt.
@@ -91,7 +92,7 @@ local function text_fault(row, special)
     if special.bos and first and text:sub(1, #special.bos) == special.bos then
       fault = fault or ("begins with the text of BOS, %s, which the tokeniser step adds"):format(special.bos)
     end
-    for _, token in pairs(special) do
+    for _, token in ipairs(special.texts) do
       if token ~= "" and text:find(token, 1, true) then
         doubt = doubt or ("%s holds the text of a special token, %s"):format(where, token)
       end
