@@ -1,5 +1,5 @@
 -- A run whose batches are packed, and one whose tokens lie on disk: the same results, resumed or not.
-require("spec.support.fake_core").install()
+local fake = require("spec.support.fake_core").install()
 local crucible = require "crucible"
 local expect = require "spec.support.expect"
 local fs = require "crucible.fs"
@@ -86,6 +86,61 @@ describe("a run with packed batches", function()
     expect.raises('batching = "best_fit" fills batches of batch_tokens, which is missing', run,
       { batching = "best_fit" })
     expect.raises('batching must be one of "in_order", "best_fit", "bucket"', run, { batching = "best" })
+  end)
+end)
+
+describe("a run on rows of other kinds", function()
+  local function train(list, options)
+    local session <close> = assert(lora.create_session {
+      config = { base_model = path, lora_rank = 2, warmup_steps = 0 }, runs = folder .. "/runs",
+    })
+    local batches, real = {}, session.forward_backward
+    session.forward_backward = function(self, batch, ...)
+      batches[#batches + 1] = batch
+      return real(self, batch, ...)
+    end
+    return assert(lora.training_loop.run(session, list, options)), batches, session.tokenizer
+  end
+
+  it("trains conversations by the template of the tokenizer", function()
+    local talk = { messages = { { role = "user", content = "Hi" }, { role = "assistant", content = "Ho" },
+      { role = "user", content = "Bye" }, { role = "assistant", content = "See you" } } }
+    local results, batches, tok = train({ talk }, { formatter = "chat", train_on = "all_assistants" })
+    local datum, trained = batches[1][1], {}
+    for i, weight in ipairs(datum.weights) do
+      if weight ~= 0 then trained[#trained + 1] = datum.tokens[i + 1] end
+    end
+    assert.equal(" Ho<eos> See you<eos>", tok:decode(trained))
+    assert.equal("User: Hi\n\nAssistant: Ho<eos>\n\nUser: Bye\n\nAssistant:", results.gate.sample.prompt)
+  end)
+
+  it("evaluates conversations from the prompt that training has", function()
+    local talk = { messages = { { role = "user", content = "Hi" }, { role = "assistant", content = "Ho" } } }
+    local session <close> = assert(lora.create_session {
+      config = { base_model = path, lora_rank = 2 }, runs = folder .. "/runs",
+    })
+    local found = assert(lora.evaluation.evaluate(session, { talk }, { formatter = "chat",
+      metrics = { "exact_match" } }))
+    assert.equal(1, found.samples)
+    local prompt = fake.generations[#fake.generations].prompts[1]
+    assert.equal("User: Hi\n\nAssistant:", session.tokenizer:decode(prompt))
+  end)
+
+  it("keeps the pairs of preference together, however rows are batched", function()
+    local pairs_of = {}
+    for i = 1, 9 do pairs_of[i] = { prompt = ("q"):rep(i), chosen = "yes", rejected = "no" } end
+    for _, options in ipairs { { batch_size = 4 }, { batching = "bucket", batch_size = 4 },
+      { batching = "best_fit", batch_tokens = 40 } } do
+      options.formatter, options.checkpoint_every = "preference", 0
+      local _, batches = train(pairs_of, options)
+      for _, batch in ipairs(batches) do
+        for i = 1, #batch, 2 do
+          assert.equal(batch[i].metadata.group, batch[i + 1].metadata.group)
+          assert.equal("chosen", batch[i].metadata.choice)
+          assert.equal("rejected", batch[i + 1].metadata.choice)
+        end
+      end
+    end
   end)
 end)
 
