@@ -78,6 +78,18 @@ describe("crucible evaluate", function()
     assert.equal(0, (run(data, "--run", first.run_dir, "--checkpoint", "step_000001")))
   end)
 
+  it("shows claims and relations with what the expected texts reach", function()
+    local claims_data = temp.file(folder, "claims.jsonl", json.encode {
+      input = "Document 1: t\n\nCells grow.\n\nTask: x\n",
+      output = "CLAIM[c1]: Cells grow.\nCLAIM[c2] (Document 1): Cells grow.\nRELATION: c2 supports c1",
+    } .. "\n")
+    fake.reply = function() return "CLAIM[c1]: Cells rest." end
+    local code, out = run(claims_data, "--model", model, "--max-tokens", "40")
+    assert.equal(0, code)
+    expect_parts(out, { " base model +always supports +expected texts\n",
+      "schema_compliance +1.000 %[1.00, 1.00%] +%- +1.000", "citation_accuracy +0.000 %[0.00, 0.00%] +%- +1.000", "entailment by overlap, similarity by overlap; 1 issues" })
+  end)
+
   it("measures a base model alone, both ways", function()
     local code, out = run(data, "--model", model, "--mode", "both", "--max-tokens", "4", "--metrics", "accuracy,bleu")
     assert.equal(0, code)

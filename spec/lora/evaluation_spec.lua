@@ -370,6 +370,11 @@ describe("results beside each other", function()
     assert.truthy(text:find "tuned +1.000 %[1.00, 1.00%]")
     assert.truthy(text:find "always no +0.500 %[0.%d%d, 1.00%]")
     assert.truthy(lora.evaluation.table({ { name = "tuned", result = tuned } }, { metrics = { "f1" } }):find "^ +f1\n")
+    local many = { "accuracy", "f1", "precision", "recall", "f1:yes" }
+    local lines = lora.evaluation.table({ { name = "base", result = base }, { name = "tuned", result = tuned } },
+      { metrics = many })
+    assert.truthy(lines:find "^ +base +tuned\n")
+    assert.truthy(lines:find "\naccuracy +0.500 %[0.%d+, 1.00%] +1.000 %[1.00, 1.00%]\n.*\nf1:yes +%- +%-\n")
   end)
 end)
 

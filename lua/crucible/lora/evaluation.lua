@@ -38,7 +38,7 @@ local entries = {
   { name = "aliases", check = schema.table, doc = "other words for labels: { Supported = \"SUPPORT\" }" },
   { name = "normalise", default = "label",
     check = schema.either(schema.one_of { "label", "exact" }, schema.callable),
-    doc = '"label": case, white space and punctuation at the ends make no other label; "exact"; or (text) → text' },
+    doc = '"label": regardless of case and punctuation at the ends; "exact"; or (text) → text' },
   { name = "truncation", default = "left", check = schema.one_of { "left", "drop", "refuse" },
     doc = "of prompts that do not fit: cut from the left, leave the row out, or fail" },
   { name = "resamples", default = 1000, check = schema.integer { min = 0 },
@@ -489,7 +489,7 @@ function evaluation.compare(a, b, options)
   return differences
 end
 
---- Results beside each other, as text: a row each, metrics with their intervals in columns.
+--- Results beside each other, as text: metrics with their intervals.
 evaluation.table = evaluation_table.of_results
 
 --- What compare found, as text.

@@ -32,26 +32,43 @@ local function with_interval(value, interval)
   return form:format(number(value), interval.low, interval.high)
 end
 
-local function result_row(row, names)
-  local cells = { row.name }
-  for i, name in ipairs(names) do
-    cells[i + 1] = with_interval(row.result.metrics[name], row.result.intervals and row.result.intervals[name])
-  end
-  return cells
+local function cell(row, name)
+  return with_interval(row.result.metrics[name], row.result.intervals and row.result.intervals[name])
 end
 
---- A table of results: `rows` are { name, result }, columns the metrics with their intervals. A likelihood
---- part of a result of mode "both" is a result of its own.
+-- A line for each result.
+local function by_result(rows, names)
+  local header, lines = table.move(names, 1, #names, 2, { "" }), {}
+  for i, row in ipairs(rows) do
+    lines[i] = { row.name }
+    for n, name in ipairs(names) do lines[i][n + 1] = cell(row, name) end
+  end
+  return terminal.table(header, lines)
+end
+
+-- A line for each metric.
+local function by_metric(rows, names)
+  local header, lines = { "" }, {}
+  for i, row in ipairs(rows) do header[i + 1] = row.name end
+  for n, name in ipairs(names) do
+    lines[n] = { name }
+    for i, row in ipairs(rows) do lines[n][i + 1] = cell(row, name) end
+  end
+  return terminal.table(header, lines)
+end
+
+local MOST_COLUMNS = 4 -- with intervals, as many as fit beside each other on a terminal
+
+--- A table of results, { name, result } each: metrics with their intervals, in columns while they are few,
+--- else a line each. The likelihood part of a result of mode "both" is a result of its own.
 ---@param rows { name: string, result: table }[]
----@param options { metrics: string[]? }?  columns; default: all that were measured
+---@param options { metrics: string[]? }?  which; default: all that were measured
 ---@return string
 function evaluation_table.of_results(rows, options)
   if #rows == 0 then errors.raise("evaluation.table: expected a list of { name, result }, got none") end
   local names = options and options.metrics or names_in(rows)
-  local header, lines = { "" }, {}
-  for i, name in ipairs(names) do header[i + 1] = name end
-  for i, row in ipairs(rows) do lines[i] = result_row(row, names) end
-  return terminal.table(header, lines)
+  if #names > MOST_COLUMNS then return by_metric(rows, names) end
+  return by_result(rows, names)
 end
 
 --- A table of what evaluation.compare found.
