@@ -58,7 +58,8 @@ describe("crucible evaluate", function()
       folder .. "/predictions.jsonl", "--max-tokens", "5")
     assert.equal(0, code, err)
     expect_parts(out, { "rows.jsonl, 3 rows, mode generate", "accuracy +f1", "base model +0.667 %[",
-      "always yes +0.667 %[", "checkpoint +1.000 %[1.00, 1.00%]", "a = base model, b = checkpoint", "accuracy +0.667 +1.000 +%+0.333" })
+      "always yes +0.667 %[", "checkpoint +1.000 %[1.00, 1.00%]", "a = base model, b = checkpoint",
+      "accuracy +0.667 +1.000 +%+0.333" })
     assert.is_true(assert(jsonl.read(folder .. "/predictions.jsonl"))[2].correct)
     local file <close> = assert(io.open(folder .. "/figures.json"))
     local figures = assert(json.decode(file:read "a"))
@@ -87,7 +88,9 @@ describe("crucible evaluate", function()
     local code, out = run(claims_data, "--model", model, "--max-tokens", "40")
     assert.equal(0, code)
     expect_parts(out, { " base model +always supports +expected texts\n",
-      "schema_compliance +1.000 %[1.00, 1.00%] +%- +1.000", "citation_accuracy +0.000 %[0.00, 0.00%] +%- +1.000", "entailment by overlap, similarity by overlap; 1 issues" })
+      "schema_compliance +1.000 %[1.00, 1.00%] +%- +1.000",
+      "citation_accuracy +0.000 %[0.00, 0.00%] +%- +1.000",
+      "entailment by overlap, similarity by overlap; 1 issues" })
   end)
 
   it("measures a base model alone, both ways", function()
