@@ -276,8 +276,8 @@ static void refuse_unknown(lua_State *L, int arg, const bind_field *fields)
 /* "an integer >= 1", "a finite number >= 0 and < 1", "a boolean" */
 static const char *expectation(lua_State *L, const bind_field *field)
 {
-    static const char *const nouns[] = {"an integer", "an integer", "a finite number",
-                                        "a boolean",  "a string",   "a list"};
+    static const char *const nouns[] = {"an integer", "an integer", "a finite number", "a boolean",
+                                        "a string",   "a list",     "a handle"};
     char least[40] = "", most[40] = "";
     bool bounded = field->kind == BIND_INTEGER || field->kind == BIND_NUMBER;
     bool below = bounded && isfinite(field->most) && field->most < INT_MAX;
@@ -330,6 +330,8 @@ static bool store(lua_State *L, const bind_field *field, void *place)
         return true;
     case BIND_LIST:
         return lua_istable(L, -1);
+    case BIND_HANDLE:
+        return lua_isuserdata(L, -1);
     }
     return false;
 }

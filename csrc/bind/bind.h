@@ -43,6 +43,7 @@ extern const bind_class bind_model_class;
 extern const bind_class bind_tokenizer_class;
 extern const bind_class bind_session_class;
 extern const bind_class bind_generation_class;
+extern const bind_class bind_constraint_class;
 extern const bind_class bind_encoder_class;
 extern const bind_class bind_tokens_class;
 extern const bind_class bind_tokenwriter_class;
@@ -138,7 +139,8 @@ typedef enum bind_kind {
     BIND_NUMBER,  /* double, finite */
     BIND_BOOLEAN, /* bool */
     BIND_TEXT,    /* const char *, without NUL, borrowed from the table */
-    BIND_LIST     /* known, read by the caller */
+    BIND_LIST,    /* known, read by the caller */
+    BIND_HANDLE   /* the same: a handle */
 } bind_kind;
 
 enum { BIND_REQUIRED = 1, BIND_ABOVE = 2 /* > least */, BIND_BELOW = 4 /* < most */ };
@@ -191,6 +193,11 @@ bind_prompts bind_read_continuations(lua_State *L, int arg, size_t rows);
 /* The session's matrix of that name and its number; false when there is none. */
 bool bind_find_parameter(cr_session *session, const char *name, size_t *index, cr_parameter *out);
 
+/* ---- tokenizers (tokenizer.c) --------------------------------------------------------------- */
+
+/* The tokenizer at `arg`; raises "model is closed" when it is. */
+const cr_tokenizer *bind_tokenizer_core(lua_State *L, int arg);
+
 /* ---- functions that stand in another concept's table ------------------------------------ */
 
 int bind_model_open(lua_State *L);         /* model.c */
@@ -225,6 +232,7 @@ int bind_session_share_gradients(lua_State *L);
 int bind_session_share(lua_State *L);
 int bind_session_generate(lua_State *L); /* generation.c */
 int bind_session_score(lua_State *L);
+int bind_tokenizer_constraint(lua_State *L); /* constraint.c */
 int bind_encoder_open(lua_State *L);     /* encoder.c */
 int bind_open_http(lua_State *L);        /* http.c */
 int bind_open_rows(lua_State *L);            /* rows.c */

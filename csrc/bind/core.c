@@ -54,6 +54,7 @@ static const bind_class *const classes[] = {
     &bind_tokenizer_class,  /* tokenizer.c */
     &bind_session_class,    /* session.c, parameter.c, gradient.c */
     &bind_generation_class, /* generation.c */
+    &bind_constraint_class, /* constraint.c */
     &bind_encoder_class,    /* encoder.c */
     &bind_tensor_class,     /* tensor.c, tensor_ops.c */
     &bind_lock_class,       /* fs.c */

@@ -10,6 +10,7 @@
 #include "base/base.h"
 #include "base/parallel.h"
 #include "include/crucible_lua.h"
+#include "text/constraint.h"
 #include "text/pretokenize.h"
 
 #ifdef CR_DEBUG_BINDING
@@ -59,6 +60,38 @@ static int parallel(lua_State *L)
     cr_pool_free(pool);
     lua_pushinteger(L, (lua_Integer)wrong);
     return 1;
+}
+
+/* ---- constraints ------------------------------------------------------------------- */
+
+/* constraint_mask(constraint, ids): how many tokens may follow the ids, and for how many the set and the
+ * plain walk differ. */
+static int constraint_mask(lua_State *L)
+{
+    cr_constraint *constraint = bind_core(L, 1, &bind_constraint_class);
+    int32_t state = CR_CONSTRAINT_START;
+    lua_Integer allowed = 0, different = 0;
+    const uint64_t *mask;
+    int code = CR_OK;
+    for (lua_Integer i = 1; i <= luaL_len(L, 2) && code == CR_OK; i++) {
+        lua_rawgeti(L, 2, i);
+        code = cr_constraint_advance(constraint, state, (int32_t)lua_tointeger(L, -1), &state);
+        lua_pop(L, 1);
+    }
+    if (code == CR_OK)
+        code = cr_constraint_mask(constraint, state, &mask);
+    for (int32_t id = 0; id < (int32_t)cr_constraint_vocabulary(constraint) && code == CR_OK;
+         id++) {
+        bool in = mask[id / 64] >> (id % 64) & 1, plain;
+        code = cr_constraint_allows_plain(constraint, state, id, &plain);
+        allowed += in;
+        different += in != plain;
+    }
+    if (code < 0)
+        return bind_failure(L, code);
+    lua_pushinteger(L, allowed);
+    lua_pushinteger(L, different);
+    return 2;
 }
 
 /* ---- sessions ---------------------------------------------------------------------- */
@@ -133,6 +166,7 @@ static int pretokenize(lua_State *L)
 
 static const luaL_Reg functions[] = {
     /* base */
+    {"constraint_mask", constraint_mask},
     {"memory_count", memory_count},
     {"memory_fail_at", memory_fail_at},
     {"parallel", parallel},

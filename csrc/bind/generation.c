@@ -22,11 +22,16 @@ static const bind_field sampling_fields[] = {
     {"temperature", BIND_NUMBER, offsetof(cr_sampling_params, temperature), 0, INFINITY, 0},
     {"top_p", BIND_NUMBER, offsetof(cr_sampling_params, top_p), 0, 1, BIND_ABOVE},
     {"top_k", BIND_INTEGER, offsetof(cr_sampling_params, top_k), 0, INT_MAX, 0},
+    {"min_p", BIND_NUMBER, offsetof(cr_sampling_params, min_p), 0, 1, BIND_BELOW},
+    {"repetition_penalty", BIND_NUMBER, offsetof(cr_sampling_params, repetition_penalty), 0,
+     INFINITY, BIND_ABOVE},
     {"max_tokens", BIND_INTEGER, offsetof(cr_sampling_params, max_tokens), 0, INT_MAX, 0},
     {"seed", BIND_SEED, offsetof(cr_sampling_params, seed), 0, 0, 0},
     {"stop_ids", BIND_LIST, 0, 0, 0, 0},
     {"max_batch", BIND_INTEGER, offsetof(cr_sampling_params, max_batch), 0, INT_MAX, 0},
     {"base", BIND_BOOLEAN, offsetof(cr_sampling_params, base), 0, 0, 0},
+    {"cache_bytes", BIND_SEED, offsetof(cr_sampling_params, cache_bytes), 0, 0, 0},
+    {"constraint", BIND_HANDLE, 0, 0, 0, 0},
     {NULL, BIND_LIST, 0, 0, 0, 0},
 };
 
@@ -45,22 +50,36 @@ static void read_stop_ids(lua_State *L, int arg, cr_sampling_params *params)
     params->stop_count = count;
 }
 
+/* Reads constraint of the table at `arg`, which stays on the stack. */
+static void read_constraint(lua_State *L, int arg, cr_sampling_params *params)
+{
+    if (lua_istable(L, arg) && bind_get(L, arg, "constraint") != LUA_TNIL)
+        params->constraint = bind_core(L, lua_gettop(L), &bind_constraint_class);
+}
+
 int bind_session_generate(lua_State *L)
 {
     session_core(L);
     lua_settop(L, 3);
     cr_sampling_params params = cr_sampling_params_default();
     bind_read_options(L, 3, sampling_fields, &params);
+    if ((int64_t)params.cache_bytes < 0)
+        luaL_argerror(L, 3, "cache_bytes: expected a number of bytes >= 0");
     read_stop_ids(L, 3, &params);
     bind_prompts all = bind_read_prompts(L, 2);
     generation *self = bind_new(L, &bind_generation_class, sizeof *self, 1);
+    int handle = lua_gettop(L);
     lua_pushvalue(L, 1);
     lua_setiuservalue(L, -2, 1);
     self->prompts = all.rows;
+    read_constraint(L, 3, &params);
     cr_generation *core = NULL;
     int code = cr_generation_start(&core, session_core(L), all.prompts, all.rows, &params);
     self->handle.core = core;
-    return bind_result(L, code);
+    if (code < 0)
+        return bind_failure(L, code);
+    lua_settop(L, handle);
+    return 1;
 }
 
 /* ---- stepping ------------------------------------------------------------------ */
@@ -133,6 +152,25 @@ static int generation_finish(lua_State *L)
     return bind_true(L, cr_generation_finish(self->handle.core, (size_t)prompt - 1));
 }
 
+static int generation_info(lua_State *L)
+{
+    cr_generation_info info;
+    cr_generation_describe(check_generation(L)->handle.core, &info);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } fields[] = {{"rows", info.rows},
+                  {"cache_bytes", info.cache_bytes},
+                  {"prompt_positions", info.prompt_positions},
+                  {"reused_positions", info.reused_positions}};
+    lua_createtable(L, 0, 4);
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        lua_pushinteger(L, (lua_Integer)fields[i].value);
+        lua_setfield(L, -2, fields[i].name);
+    }
+    return 1;
+}
+
 static int generation_close(lua_State *L)
 {
     cr_generation_close(bind_take(L, 1, &bind_generation_class));
@@ -203,11 +241,8 @@ static int generation_score(lua_State *L)
 /* ---- the class ------------------------------------------------------------------- */
 
 static const luaL_Reg methods[] = {
-    {"step", generation_step},
-    {"finish", generation_finish},
-    {"score", generation_score},
-    {"close", generation_close},
-    {NULL, NULL},
+    {"step", generation_step}, {"finish", generation_finish}, {"score", generation_score},
+    {"info", generation_info}, {"close", generation_close},   {NULL, NULL},
 };
 
 static const luaL_Reg metamethods[] = {

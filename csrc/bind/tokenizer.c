@@ -18,14 +18,19 @@ int bind_model_tokenizer(lua_State *L)
     return 1;
 }
 
-/* The tokenizer at argument 1; raises "model is closed" when it is. */
-static const cr_tokenizer *check_tokenizer(lua_State *L)
+const cr_tokenizer *bind_tokenizer_core(lua_State *L, int arg)
 {
-    bind_test(L, 1, &bind_tokenizer_class);
-    lua_getiuservalue(L, 1, 1);
+    bind_test(L, arg, &bind_tokenizer_class);
+    lua_getiuservalue(L, arg, 1);
     const cr_model *model = bind_core(L, -1, &bind_model_class);
     lua_pop(L, 1);
     return cr_model_tokenizer(model);
+}
+
+/* The tokenizer at argument 1. */
+static const cr_tokenizer *check_tokenizer(lua_State *L)
+{
+    return bind_tokenizer_core(L, 1);
 }
 
 static int tokenizer_encode(lua_State *L)
@@ -198,6 +203,7 @@ static const luaL_Reg methods[] = {
     {"info", tokenizer_info},
     {"find", tokenizer_find},
     {"is_special", tokenizer_is_special},
+    {"constraint", bind_tokenizer_constraint},
     {NULL, NULL},
 };
 

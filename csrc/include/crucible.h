@@ -550,10 +550,31 @@ CR_API int cr_session_memory(cr_session *session, const size_t *lengths, size_t 
 
 /* ---- generation ----------------------------------------------------------- */
 
+/* What a generated text must become: a text that a regular expression means as a whole. The patterns are
+ * those of csrc/text/regex.h, which refuses what it does not know by name. At each step only tokens may
+ * follow whose bytes can still lead there, and an end only where the text is complete; a text that cannot
+ * go on ends by itself. */
+typedef struct cr_constraint cr_constraint;
+
+/* Copies what it needs of the tokenizer. CR_EFORMAT, CR_EUNSUPPORTED, CR_ENOMEM. Used by one thread at a
+ * time; generations keep it open. */
+CR_API int cr_constraint_create(cr_constraint **out, const cr_tokenizer *tokenizer,
+                                const char *pattern, size_t length);
+CR_API void cr_constraint_close(cr_constraint *constraint);
+
+/* Whether a whole text is one that the pattern means. */
+CR_API int cr_constraint_matches(cr_constraint *constraint, const char *text, size_t length,
+                                 bool *out);
+
+/* The filters are those of Hugging Face's generate, in its order: repetition penalty, temperature, top-k,
+ * top-p, min-p; a constraint comes before all of them. */
 typedef struct cr_sampling_params {
     double temperature;    /* 0 = greedy */
-    double top_p;          /* (0, 1]; 1 = off */
-    int top_k;             /* 0 = off */
+    double top_p;          /* (0, 1]: the likeliest tokens that carry this share; 1 = off */
+    int top_k;             /* so many likeliest tokens; 0 = off */
+    double min_p;          /* [0, 1): tokens at least this times as likely as the likeliest; 0 = off */
+    double repetition_penalty; /* > 0: logits of tokens in the row so far, prompt included, are divided by it
+                                  (multiplied where negative); 1 = off */
     int max_tokens;        /* new tokens a prompt, >= 0 */
     uint64_t seed;         /* prompt i draws from its own stream (seed, i) */
     const int32_t *stop_ids; /* any of these ends a row; it is not part of the output */
@@ -561,6 +582,9 @@ typedef struct cr_sampling_params {
     int max_batch;         /* rows decoded together; 0 = 16. A finished row's place is
                               taken by the next prompt */
     bool base;             /* leave the LoRA branches out */
+    uint64_t cache_bytes;  /* of keys and values: as many rows are decoded together as fit, CR_ENOMEM when not
+                              one does; 0 = 1 GiB, but always one row */
+    cr_constraint *constraint; /* or NULL */
 } cr_sampling_params;
 
 CR_API cr_sampling_params cr_sampling_params_default(void);
@@ -574,6 +598,15 @@ typedef struct cr_prompt {
 CR_API int cr_generation_start(cr_generation **out, cr_session *session, const cr_prompt *prompts,
                                size_t count, const cr_sampling_params *params);
 CR_API void cr_generation_close(cr_generation *generation);
+
+typedef struct cr_generation_info {
+    size_t rows;               /* decoded together at most */
+    uint64_t cache_bytes;      /* of keys and values */
+    uint64_t prompt_positions; /* of prompts begun so far */
+    uint64_t reused_positions; /* of these, taken over from another prompt that begins alike */
+} cr_generation_info;
+
+CR_API void cr_generation_describe(const cr_generation *generation, cr_generation_info *out);
 
 enum { CR_RUNNING = 0, CR_STOP = 1, CR_LENGTH = 2 }; /* why a row ended */
 

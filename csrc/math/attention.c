@@ -56,12 +56,16 @@ typedef struct attention_job {
     float *dq, *dk, *dv; /* dk, dv: the wide buffers */
     float *narrow_dk, *narrow_dv;
     float *scratch;
-    size_t q_stride, kv_stride; /* floats from position to position */
+    size_t q_stride, kv_stride;               /* floats from position to position */
+    const float *const *row_k, *const *row_v; /* [rows], with `past`: where a row's keys lie */
+    const size_t *past;                       /* [rows], or NULL */
 } attention_job;
 
 /* One task: one head of one row. */
 typedef struct head_view {
     size_t start, length;
+    size_t past;                /* keys before the first query */
+    const float *k, *v;         /* of the row's first key */
     size_t q_offset, kv_offset; /* of the head inside a position */
     size_t head;
 } head_view;
@@ -71,8 +75,12 @@ static head_view view_of(const attention_job *job, size_t task)
     const cr_attention *shape = job->shape;
     size_t row = task / shape->heads, head = task % shape->heads;
     size_t group = shape->heads / shape->kv_heads;
+    const size_t first = shape->starts[row] * job->kv_stride;
     return (head_view){.start = shape->starts[row],
                        .length = shape->starts[row + 1] - shape->starts[row],
+                       .past = job->past ? job->past[row] : 0,
+                       .k = job->past ? job->row_k[row] : job->k + first,
+                       .v = job->past ? job->row_v[row] : job->v + first,
                        .q_offset = head * shape->head_size,
                        .kv_offset = head / group * shape->head_size,
                        .head = head};
@@ -84,10 +92,11 @@ static const float *q_at(const attention_job *job, const float *base, const head
     return base + (view->start + i) * job->q_stride + view->q_offset;
 }
 
+/* Key or value j of the row; base is view->k or view->v. */
 static const float *kv_at(const attention_job *job, const float *base, const head_view *view,
                           size_t j)
 {
-    return base + (view->start + j) * job->kv_stride + view->kv_offset;
+    return base + j * job->kv_stride + view->kv_offset;
 }
 
 /* scores [queries, keys] = scale · Q Kᵀ for the tile at queries i.., keys j... */
@@ -96,7 +105,7 @@ static void score_tile(const attention_job *job, const head_view *view, tile_spa
 {
     cr_matmul_serial(job->kernels, space->scores, TILE, queries, keys, job->shape->head_size,
                      job->shape->scale, false, cr_rows(q_at(job, job->q, view, i), job->q_stride),
-                     kv_at(job, job->k, view, j), job->kv_stride, true, space->packed);
+                     kv_at(job, view->k, view, j), job->kv_stride, true, space->packed);
 }
 
 /* Keys of the tile that query i + row may see. */
@@ -136,15 +145,16 @@ static void soften_tile(const attention_job *job, const head_view *view, tile_sp
     size_t head_size = job->shape->head_size;
     for (size_t r = 0; r < queries; r++) {
         float *row = space->scores + r * TILE;
-        size_t first = passed(job, i, r, j, keys), end = visible(job->shape, i, r, j, keys);
+        size_t first = passed(job, view->past + i, r, j, keys);
+        size_t end = visible(job->shape, view->past + i, r, j, keys);
         if (first >= end) {
             memset(row, 0, keys * sizeof(float));
             continue;
         }
         float maximum = fmaxf(space->maximum[r], job->kernels->max(row + first, end - first));
         float shrink = expf(space->maximum[r] - maximum);
-        space->sum[r] = space->sum[r] * shrink +
-                        job->kernels->exp_sum(row + first, maximum, end - first);
+        space->sum[r] =
+            space->sum[r] * shrink + job->kernels->exp_sum(row + first, maximum, end - first);
         space->maximum[r] = maximum;
         clear_unseen(row, first, end, keys);
         if (shrink != 1.0f)
@@ -175,13 +185,13 @@ static void forward_queries(const attention_job *job, const head_view *view, til
         space->sum[r] = 0;
         memset(out + r * job->q_stride, 0, head_size * sizeof(float));
     }
-    size_t end = job->shape->whole ? view->length : i + queries;
-    for (size_t j = first_tile(job, i); j < end; j += TILE) {
+    size_t end = job->shape->whole ? view->length : view->past + i + queries;
+    for (size_t j = first_tile(job, view->past + i); j < end; j += TILE) {
         size_t keys = smaller(TILE, end - j);
         score_tile(job, view, space, i, queries, j, keys);
         soften_tile(job, view, space, i, queries, j, keys);
         cr_matmul_serial(job->kernels, out, job->q_stride, queries, head_size, keys, 1.0f, true,
-                         cr_rows(space->scores, TILE), kv_at(job, job->v, view, j), job->kv_stride,
+                         cr_rows(space->scores, TILE), kv_at(job, view->v, view, j), job->kv_stride,
                          false, space->packed);
     }
     finish_queries(job, view, space, i, queries);
@@ -218,6 +228,19 @@ void cr_attention_forward(cr_compute *compute, float *out, float *lse, const flo
     cr_parallel_for(compute->pool, shape->rows * shape->heads, forward_task, &job);
 }
 
+void cr_attention_resumed(cr_compute *compute, float *out, float *lse, const float *q,
+                          const cr_attention *shape, const float *const *row_k,
+                          const float *const *row_v, const size_t *past, float *scratch)
+{
+    attention_job job = job_of(compute, shape, q, NULL, NULL, scratch);
+    job.out = out;
+    job.lse = lse;
+    job.row_k = row_k;
+    job.row_v = row_v;
+    job.past = past;
+    cr_parallel_for(compute->pool, shape->rows * shape->heads, forward_task, &job);
+}
+
 /* ---- backward ------------------------------------------------------------------------------ */
 
 /* scores become probabilities P; slopes become dS = P · (dP - Σ dout · out) · scale. */
@@ -248,7 +271,7 @@ static void backward_tile(const attention_job *job, const head_view *view, tile_
     size_t key = (view->start + j) * stride + view->q_offset;
     score_tile(job, view, space, i, queries, j, keys);
     cr_matmul_serial(kernels, space->slopes, TILE, queries, keys, head_size, 1.0f, false,
-                     cr_rows(job->dout + query, stride), kv_at(job, job->v, view, j),
+                     cr_rows(job->dout + query, stride), kv_at(job, view->v, view, j),
                      job->kv_stride, true, space->packed);
     slope_tile(job, view, space, i, queries, j, keys);
     cr_matmul_serial(kernels, job->dv + key, stride, keys, head_size, queries, 1.0f, true,
@@ -257,7 +280,7 @@ static void backward_tile(const attention_job *job, const head_view *view, tile_
     cr_matmul_serial(kernels, job->dk + key, stride, keys, head_size, queries, 1.0f, true,
                      cr_columns(space->slopes, TILE), job->q + query, stride, false, space->packed);
     cr_matmul_serial(kernels, job->dq + query, stride, queries, head_size, keys, 1.0f, true,
-                     cr_rows(space->slopes, TILE), kv_at(job, job->k, view, j), job->kv_stride,
+                     cr_rows(space->slopes, TILE), kv_at(job, view->k, view, j), job->kv_stride,
                      false, space->packed);
 }
 

@@ -28,6 +28,13 @@ void cr_attention_forward(cr_compute *compute, float *out, float *lse, const flo
                           const float *k, const float *v, const cr_attention *shape,
                           float *scratch);
 
+/* The same for rows whose first past[r] keys and values were kept: all of row r's, its new ones included,
+ * lie at row_k[r], row_v[r] [past + new, kv_heads, head_size]. A query's result has the same bytes however
+ * its row is cut into past and new. */
+void cr_attention_resumed(cr_compute *compute, float *out, float *lse, const float *q,
+                          const cr_attention *shape, const float *const *row_k,
+                          const float *const *row_v, const size_t *past, float *scratch);
+
 /* dq as q, dk and dv as k: overwritten. wide_dk, wide_dv [n, heads, head_size] are work space:
  * each query head sums its own share there before the heads of a group are joined in order. */
 void cr_attention_backward(cr_compute *compute, float *dq, float *dk, float *dv, const float *dout,

@@ -14,12 +14,26 @@ int cr_cache_create(cr_cache *out, const cr_model *model, size_t slots, size_t l
     *out = (cr_cache){.slots = slots, .length = length};
     out->layer_floats = length * config->kv_heads * config->head_size;
     out->slot_floats = 2 * config->layers * out->layer_floats;
-    if (!cr_size_mul(&bytes, slots, out->slot_floats) ||
-        !cr_size_mul(&bytes, bytes, sizeof(float)))
+    if (!cr_size_mul(&bytes, slots, out->slot_floats) || !cr_size_mul(&bytes, bytes, sizeof(float)))
         return cr_fail(CR_ENOMEM, "a cache of %zu rows of %zu positions is too large", slots,
                        length);
     out->block = cr_alloc(bytes);
     return out->block ? CR_OK : CR_ENOMEM;
+}
+
+uint64_t cr_cache_slot_bytes(const cr_model *model, size_t length)
+{
+    const cr_config *config = &model->config;
+    return (uint64_t)2 * config->layers * length * config->kv_heads * config->head_size *
+           sizeof(float);
+}
+
+void cr_cache_copy(cr_cache *cache, size_t to, size_t from, size_t positions)
+{
+    size_t bytes = cache->layer_floats / cache->length * positions * sizeof(float);
+    for (size_t at = 0; at < cache->slot_floats; at += cache->layer_floats)
+        memcpy(cache->block + to * cache->slot_floats + at,
+               cache->block + from * cache->slot_floats + at, bytes);
 }
 
 void cr_cache_free(cr_cache *cache)
@@ -145,12 +159,13 @@ static void commit_keys(const cr_cached_pass *pass, const buffers *b, size_t lay
     }
 }
 
-static bool has_past(const cr_cached_pass *pass)
+/* New positions that all stay: their keys are in the slots before they are looked at. */
+static bool all_commit(const cr_cached_pass *pass)
 {
     for (size_t r = 0; r < pass->count; r++)
-        if (pass->rows[r].past > 0)
-            return true;
-    return false;
+        if (!pass->rows[r].commit)
+            return false;
+    return true;
 }
 
 static void attend(const cr_cached_pass *pass, const buffers *b, size_t layer)
@@ -164,14 +179,14 @@ static void attend(const cr_cached_pass *pass, const buffers *b, size_t layer)
                           .starts = b->starts,
                           .rows = pass->count,
                           .n = b->n};
-    if (!pass->few && !has_past(pass)) {
-        cr_attention_forward(pass->compute, b->attended, b->lse, b->q, b->k, b->v, &shape,
-                             b->scratch);
-        return;
-    }
     for (size_t r = 0; r < pass->count; r++) {
         b->past_k[r] = keys_of(pass->cache, pass->rows[r].slot, layer);
         b->past_v[r] = values_of(pass->cache, pass->rows[r].slot, layer);
+    }
+    if (!pass->few && all_commit(pass)) {
+        cr_attention_resumed(pass->compute, b->attended, b->lse, b->q, &shape, b->past_k, b->past_v,
+                             b->past, b->scratch);
+        return;
     }
     cr_attention_cached(pass->compute, b->attended, b->q, b->k, b->v, &shape, b->past_k, b->past_v,
                         b->past, b->scratch, b->longest);
@@ -213,8 +228,8 @@ static void run_layer(const cr_cached_pass *pass, const buffers *b, size_t l)
     project(pass, b, l, CR_PROJECTION_v, b->v, b->normed);
     place_heads(pass, b, layer, b->q, layer->q_norm, config->heads);
     place_heads(pass, b, layer, b->k, layer->k_norm, config->kv_heads);
-    attend(pass, b, l);
     commit_keys(pass, b, l);
+    attend(pass, b, l);
     project(pass, b, l, CR_PROJECTION_o, b->normed, b->attended);
     add_to_x(pass, b, b->normed, layer->attention_post_norm);
     cr_rmsnorm_forward(pass->compute, b->normed, b->inverse, b->x, layer->ffn_norm, n, d,

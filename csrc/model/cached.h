@@ -24,6 +24,12 @@ typedef struct cr_cache {
 int cr_cache_create(cr_cache *out, const cr_model *model, size_t slots, size_t length);
 void cr_cache_free(cr_cache *cache);
 
+/* Bytes of a slot of `length` positions. */
+uint64_t cr_cache_slot_bytes(const cr_model *model, size_t length);
+
+/* The first positions of slot `from` become those of slot `to`. */
+void cr_cache_copy(cr_cache *cache, size_t to, size_t from, size_t positions);
+
 /* New positions of one text. */
 typedef struct cr_cached_row {
     const int32_t *tokens; /* [count] */

@@ -382,6 +382,13 @@ bool cr_tokenizer_is_special(const cr_tokenizer *tokenizer, int32_t id)
     return kind == CR_TOKEN_CONTROL || kind == CR_TOKEN_UNKNOWN;
 }
 
+bool cr_tokenizer_is_ordinary(const cr_tokenizer *tokenizer, int32_t id)
+{
+    uint8_t kind = tokenizer->vocabulary.kinds[id];
+    return (kind == CR_TOKEN_NORMAL || kind == CR_TOKEN_BYTE) &&
+           tokenizer->vocabulary.texts[id].length > 0;
+}
+
 cr_text cr_tokenizer_bytes(const cr_tokenizer *tokenizer, int32_t id)
 {
     return tokenizer->vocabulary.texts[id];

@@ -54,6 +54,9 @@ typedef struct cr_token_roles {
 } cr_token_roles;
 void cr_tokenizer_set_roles(cr_tokenizer *tokenizer, const cr_token_roles *roles);
 
+/* Whether an id of the vocabulary is text and nothing else: neither special nor added nor unused. */
+bool cr_tokenizer_is_ordinary(const cr_tokenizer *tokenizer, int32_t id);
+
 /* The bytes that an id of the vocabulary stands for; borrowed. */
 cr_text cr_tokenizer_bytes(const cr_tokenizer *tokenizer, int32_t id);
 void cr_tokenizer_free(cr_tokenizer *tokenizer);

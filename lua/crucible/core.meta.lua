@@ -122,6 +122,24 @@ function Tokenizer:find(text) end
 ---@return boolean
 function Tokenizer:is_special(id) end
 
+--- What a generated text must become: one that the pattern means as a whole. Patterns are a subset of regular
+--- expressions: characters, \n \r \t \f \v \xHH \x{H…}, classes, . \d \w \s, groups, |, * + ? {n,m}; what is not
+--- known is refused by name, with the byte where it stands.
+---@param pattern string
+---@return crucible.core.Constraint? constraint, string? message, string? code
+function Tokenizer:constraint(pattern) end
+
+---@class crucible.core.Constraint  needs neither its tokenizer nor its model any more
+local Constraint = {}
+
+--- Whether a whole text is one that the pattern means.
+---@param text string
+---@return boolean? matches, string? message, string? code
+function Constraint:matches(text) end
+
+--- Releases the constraint; generations that use it go on.
+function Constraint:close() end
+
 ---@class crucible.core.TokenCounts
 ---@field rows integer       given
 ---@field truncated integer  cut
@@ -458,11 +476,16 @@ function Session:memory(lengths) end
 ---@field temperature number?   0 = greedy
 ---@field top_p number?         in (0, 1]; 1 = off
 ---@field top_k integer?        0 = off
+---@field min_p number?         in [0, 1): tokens at least this times as likely as the likeliest; 0 = off
+---@field repetition_penalty number?  > 0; 1 = off
 ---@field max_tokens integer?   new tokens a prompt
 ---@field seed integer?         each prompt draws from a stream of its own
 ---@field stop_ids integer[]?   any of these ends a row and is left out
 ---@field max_batch integer?    rows decoded together; 0 = 16
 ---@field base boolean?         without the lora
+---@field cache_bytes integer?  of keys and values: as many rows as fit are decoded together, a "memory" failure when
+--- not one fits; 0 = 1 GiB, but always one row
+---@field constraint crucible.core.Constraint?  of the same vocabulary; the generation keeps it
 
 --- Starts batched generation.
 ---@param prompts integer[][]  none empty
@@ -509,6 +532,11 @@ function Generation:score(continuations) end
 ---@param prompt integer
 ---@return true? ok, string? message, string? code
 function Generation:finish(prompt) end
+
+--- rows (decoded together at most), cache_bytes, prompt_positions begun so far, reused_positions: how many of these
+--- were taken over from another prompt that begins alike.
+---@return { rows: integer, cache_bytes: integer, prompt_positions: integer, reused_positions: integer }
+function Generation:info() end
 
 --- Releases the generation, finished or not.
 function Generation:close() end

@@ -5,6 +5,7 @@ local crucible = {
 }
 
 local rooms = {
+  constraint = "crucible.constraint",
   core = "crucible.core",
   encoder = "crucible.encoder",
   lora = "crucible.lora",
@@ -19,6 +20,7 @@ local rooms = {
 }
 
 ---@class crucible
+---@field constraint crucible.constraint  patterns that generated text must keep
 ---@field core crucible.core            the C module
 ---@field encoder crucible.encoder      crucible.encoder(name_or_path): vectors of texts, entailment
 ---@field lora crucible.lora            experiments, sessions, training, evaluation

@@ -6,7 +6,8 @@ local bind = require "spec.support.bind"
 
 local MANUAL = "lua/crucible/core.meta.lua"
 local CLASSES = {
-  "Model", "Tokenizer", "Session", "Generation", "Encoder", "Lock", "Http", "Transfer", "Rows", "Tokens", "TokenWriter",
+  "Model", "Tokenizer", "Session", "Generation", "Constraint", "Encoder", "Lock", "Http", "Transfer", "Rows", "Tokens",
+  "TokenWriter",
 }
 
 local function read(path)

@@ -80,6 +80,26 @@ describe("Session:generate", function()
     expect.raises("number expected, got no value", generation.finish, generation)
   end)
 
+  it("takes a constraint, which it keeps, and tells about its rows and its cache", function()
+    local model <close> = bind.model()
+    local made <close> = assert(model:tokenizer():constraint "[ab]{2}")
+    local generation <close> = assert(session:generate(prompts, { max_tokens = 4, max_batch = 2, constraint = made }))
+    assert.equal("crucible.constraint", tostring(made))
+    made:close()
+    assert.equal("crucible.constraint(closed)", tostring(made))
+    for _, row in ipairs(run(generation)) do assert.equal("stop", row.finish) end
+    local info = generation:info()
+    assert.equal(2, info.rows)
+    assert.equal(9, info.prompt_positions)
+    assert.equal(0, info.reused_positions)
+    assert.is_true(info.cache_bytes > 0)
+    expect.raises("constraint is closed", session.generate, session, prompts, { constraint = made })
+    expect.raises("constraint: expected a handle, got string", session.generate, session, prompts,
+      { constraint = "a" })
+    expect.raises("crucible.constraint expected, got crucible.model", session.generate, session, prompts,
+      { constraint = model })
+  end)
+
   it("returns context_overflow for a row that cannot fit", function()
     expect.fails("context_overflow", "", session:generate(prompts, { max_tokens = 1 << 20 }))
   end)
@@ -110,6 +130,10 @@ describe("Session:generate", function()
     { "a negative temperature", { { 1 } }, { temperature = -1 }, "temperature: expected a finite number >= 0, got -1" },
     { "top_p 0", { { 1 } }, { top_p = 0 }, "top_p: expected a finite number > 0 and <= 1, got 0" },
     { "top_p above 1", { { 1 } }, { top_p = 1.5 }, "top_p: expected a finite number > 0 and <= 1, got 1.5" },
+    { "min_p 1", { { 1 } }, { min_p = 1 }, "min_p: expected a finite number >= 0 and < 1, got 1" },
+    { "no penalty", { { 1 } }, { repetition_penalty = 0 },
+      "repetition_penalty: expected a finite number > 0, got 0" },
+    { "a negative cache", { { 1 } }, { cache_bytes = -1 }, "cache_bytes: expected a number of bytes >= 0" },
     { "a negative top_k", { { 1 } }, { top_k = -1 }, "top_k: expected an integer >= 0, got -1" },
     { "a broken max_tokens", { { 1 } }, { max_tokens = 0.5 }, "max_tokens: expected an integer >= 0, got 0.5" },
     { "one stop id for a list", { { 1 } }, { stop_ids = 2 }, "stop_ids: expected a list, got 2" },

@@ -1,6 +1,7 @@
 -- Generated text: what it may depend on, and that sampling draws from the distribution it says.
 require "crucible.core"
 local expect = require "spec.support.expect"
+local golden = require "support.golden"
 local lists = require "spec.support.lists"
 local tiny_model = require "spec.support.tiny_model"
 
@@ -179,6 +180,124 @@ describe("generation", function()
       assert.is_true(math.abs(deviation) < 3.5, ("chi-square is %.2f standard deviations off"):format(deviation))
     end)
   end
+
+  for i, case in ipairs(golden.json("sampling.json").cases) do
+    it(("draws what transformers' filters leave, case %d #slow"):format(i), function()
+      local plain <close> = tiny_model.session()
+      local fixture, draws, shares, prompts, counts = golden.json("sampling.json"), 3000, {}, {}, {}
+      for _, entry in ipairs(case.shares) do shares[entry[1]] = entry[2] end
+      for n = 1, draws do prompts[n] = fixture.prompt end
+      local params = lists.with({ temperature = 1, max_tokens = 1, max_batch = 100, seed = 4 }, case.setting)
+      for _, row in ipairs(run(plain, prompts, params)) do
+        local token = row.tokens[1]
+        assert.is_truthy(shares[token], "token " .. token .. " should have been left out")
+        counts[token] = (counts[token] or 0) + 1
+      end
+      local deviation = chi_square_deviation(counts, shares, draws)
+      assert.is_true(math.abs(deviation) < 3.5, ("chi-square is %.2f standard deviations off"):format(deviation))
+    end)
+  end
+
+  it("penalises what the row holds also when it is greedy", function()
+    local params = { temperature = 0, max_tokens = 40, repetition_penalty = 1e6 }
+    local row = run(session, { { 3, 4, 5 } }, params)[1]
+    local seen = { [3] = true, [4] = true, [5] = true }
+    local repeated = 0
+    for _, token in ipairs(row.tokens) do
+      repeated = repeated + (seen[token] and 1 or 0)
+      seen[token] = true
+    end
+    assert.equal(0, repeated)
+  end)
+
+  -- Prompts that begin alike, some the same, some alone.
+  local function prompts_alike()
+    local stem, other, prompts = ids(90, 70), ids(91, 40), {}
+    for i = 1, 5 do
+      prompts[#prompts + 1] = lists.join(stem, ids(i, i))
+      prompts[#prompts + 1] = lists.join(other, ids(i, 2))
+      prompts[#prompts + 1] = i % 2 == 0 and stem or ids(50 + i, 9)
+    end
+    return prompts
+  end
+
+  it("takes over keys of prompts that begin alike, and not a byte of the text changes", function()
+    local prompts = prompts_alike()
+    for _, temperature in ipairs({ 0, 1 }) do
+      local params = { temperature = temperature, max_tokens = 8, seed = 3 }
+      local alone = {}
+      for i, prompt in ipairs(prompts) do
+        -- Its own stream is that of its number in the call: earlier prompts end at once.
+        local list = {}
+        for n = 1, i - 1 do list[n] = { 1 + n } end
+        list[i] = prompt
+        alone[i] = run(session, list, params)[i]
+      end
+      for _, max_batch in ipairs({ 1, 3, 16 }) do
+        local generation <close> = assert(session:generate(prompts, lists.with(params, { max_batch = max_batch })))
+        local rows = {}
+        for i = 1, #prompts do rows[i] = { tokens = {}, logprobs = {} } end
+        for events in function() return (generation:step()) end do
+          for _, event in ipairs(events) do
+            local row = rows[event.prompt]
+            row.tokens[#row.tokens + 1], row.logprobs[#row.logprobs + 1] = event.token, event.logprob
+            row.finish = event.finish
+          end
+        end
+        assert.same(alone, rows)
+        local info = generation:info()
+        assert.is_true(info.reused_positions > (max_batch == 1 and 100 or 200), info.reused_positions)
+        assert.is_true(info.reused_positions < info.prompt_positions)
+      end
+    end
+  end)
+
+  it("scores continuations behind keys that were taken over", function()
+    local prompts, texts = prompts_alike(), {}
+    for i in ipairs(prompts) do texts[i] = { { 5, 6 }, { 7 } } end
+    local expected = assert(session:score(prompts, texts))
+    local generation <close> = assert(session:generate(prompts, { max_tokens = 2, max_batch = 4 }))
+    local scored = 0
+    for events in function() return (generation:step()) end do
+      local some = {}
+      for i, event in ipairs(events) do some[i] = texts[event.prompt] end
+      local scores = generation:score(some)
+      for i, row in ipairs(scores or {}) do
+        scored = scored + 1
+        assert.is_nil(lists.first_beyond(row, expected[events[i].prompt], 2e-5))
+      end
+    end
+    assert.equal(#prompts, scored)
+  end)
+
+  it("takes nothing over from keys of other weights", function()
+    local stem = ids(90, 40)
+    local generation <close> = assert(session:generate({ stem, stem }, { max_tokens = 1, max_batch = 1 }))
+    local first = assert(generation:step())[1].token
+    assert(session:forward_backward({ { tokens = ids(1, 60) } }))
+    assert(session:optim_step({ lr = 0.5 }))
+    local second = assert(generation:step())[1]
+    local expected = run(session, { { 1 }, stem }, { max_tokens = 1 })[2]
+    assert.equal(expected.tokens[1], second.token)
+    assert.equal(expected.logprobs[1], second.logprob)
+    assert.equal(0, generation:info().reused_positions)
+    assert.is_truthy(first)
+  end)
+
+  it("decodes as many rows together as its cache may hold, with the same text", function()
+    local prompts = prompts_of(9)
+    local params = { temperature = 1, max_tokens = 5, seed = 6 }
+    local expected = run(session, prompts, params)
+    local free <close> = assert(session:generate(prompts, params))
+    local row_bytes = free:info().cache_bytes // free:info().rows
+    local bounded = lists.with(params, { cache_bytes = 3 * row_bytes + row_bytes // 2 })
+    local generation <close> = assert(session:generate(prompts, bounded))
+    assert.equal(3, generation:info().rows)
+    assert.equal(3 * row_bytes, generation:info().cache_bytes)
+    assert.same(expected, run(session, prompts, bounded))
+    expect.fails("memory", ("keys and values of one row of 18 positions need %d bytes: cache_bytes is %d"):format(
+      row_bytes, row_bytes - 1), session:generate(prompts, lists.with(params, { cache_bytes = row_bytes - 1 })))
+  end)
 
   it("ends a row at a stop id, which is not part of it", function()
     local prompts, params = prompts_of(5), { temperature = 1, max_tokens = 30, seed = 4 }

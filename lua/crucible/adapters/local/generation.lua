@@ -1,4 +1,5 @@
 -- Completions and scores over the core's batched decoding.
+local constraint = require "crucible.constraint"
 local errors = require "crucible.errors"
 local text_stream = require "crucible.text_stream"
 
@@ -8,7 +9,7 @@ local generation = {}
 ---@field text string
 ---@field tokens integer[]    generated, the end token left out
 ---@field logprobs number[]   of each token under the model, before temperature and filters
----@field finish "stop"|"length"  an end token or a stop text; or max_tokens
+---@field finish "stop"|"length"|"cancelled"  an end token, a stop text or a constraint's end; max_tokens; on_token's wish
 ---@field prompt_tokens integer
 ---@field scores number[]?    log-probability of each choice after the prompt, where choices were given
 
@@ -38,6 +39,12 @@ local function add_token(row, event, tokenizer)
   local released = row.stream:push(piece(tokenizer, row.previous, event.token))
   row.previous = event.token
   return released
+end
+
+-- Ends a row because on_token asked for it.
+local function cancel(row, prompt, running)
+  if not row.finish then running:finish(prompt) end
+  row.finish = "cancelled"
 end
 
 -- Takes one event into its row; returns the text released and why the row ended, if it did.
@@ -88,28 +95,45 @@ local function decode_all(session, running, rows, on_token, choices)
       local row = rows[event.prompt]
       if not row.finish then
         local released, finish = consume(row, event, tokenizer, running)
-        if on_token then
-          on_token { prompt = event.prompt, token = event.token, logprob = event.logprob, text = released,
-            finish = finish }
+        if on_token and on_token { prompt = event.prompt, token = event.token, logprob = event.logprob,
+            text = released, finish = finish } == false and not finish then
+          cancel(row, event.prompt, running)
         end
       end
     end
   end
 end
 
+local MOST_CONSTRAINTS = 16
+
+-- Constraints keep what they learn of the vocabulary: a session has one for each pattern.
+local function core_constraint(session, given)
+  if not given then return nil end
+  local pattern = constraint.pattern(given)
+  session.constraints = session.constraints or { count = 0 }
+  local known = session.constraints[pattern]
+  if known then return known end
+  local made, message, code = session.tokenizer.core:constraint(pattern)
+  if not made then return nil, message, code end
+  if session.constraints.count == MOST_CONSTRAINTS then session.constraints = { count = 0 } end
+  session.constraints[pattern], session.constraints.count = made, session.constraints.count + 1
+  return made
+end
+
 local function core_params(session, params)
   return {
-    temperature = params.temperature, top_p = params.top_p, top_k = params.top_k, max_tokens = params.max_tokens,
+    temperature = params.temperature, top_p = params.top_p, top_k = params.top_k, min_p = params.min_p,
+    repetition_penalty = params.repetition_penalty, max_tokens = params.max_tokens, cache_bytes = params.cache_bytes,
     seed = params.seed or session.seed, stop_ids = params.stop_ids or { session.tokenizer.eos },
     max_batch = params.max_batch, base = params.base,
   }
 end
 
---- A completion for each list of ids.
+--- A completion for each list of ids. on_token may return false: then the row ends there, "cancelled".
 ---@param session crucible.Session
 ---@param prompts integer[][]
 ---@param params table  of lora.sampling_params
----@param on_token fun(event: crucible.lora.TokenEvent)?
+---@param on_token (fun(event: crucible.lora.TokenEvent): boolean?)?
 ---@param choices integer[][][]?  choices[i][c]: ids to be scored after prompt i
 ---@return crucible.lora.Completion[]? completions, string? message, string? code
 function generation.sample(session, prompts, params, on_token, choices)
@@ -119,7 +143,12 @@ function generation.sample(session, prompts, params, on_token, choices)
     rows[i] = start_row(prompt, params.stop_sequences)
   end
   if #rows == 0 then return {} end
-  local running, message, code = session.core:generate(prompts, core_params(session, params))
+  local required, message, code = core_constraint(session, params.constraint)
+  if message then return nil, message, code end
+  local running
+  local given = core_params(session, params)
+  given.constraint = required
+  running, message, code = session.core:generate(prompts, given)
   if not running then return nil, message, code end
   local guard <close> = running -- an on_token that raises must not leave it running
   local ok

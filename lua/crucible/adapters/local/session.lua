@@ -228,11 +228,12 @@ local function continuations_of(self, caller, prompts, choices)
 end
 
 --- A completion for each prompt (texts or lists of ids; a single text is one prompt). Parameters
---- as lora.sampling_params takes them. `on_token` hears each token as it comes. Fails with
+--- as lora.sampling_params takes them. `on_token` hears each token as it comes and may return false to end
+--- its row. Fails with
 --- "context_overflow" when a prompt and max_tokens do not fit.
 ---@param prompts string|(string|integer[])[]
 ---@param params table?
----@param on_token fun(event: crucible.lora.TokenEvent)?
+---@param on_token (fun(event: crucible.lora.TokenEvent): boolean?)?
 ---@param choices string[]|integer[][]|string[][]?  as session:score takes them: each completion then has `scores`,
 --- from the same run of its prompt
 ---@return crucible.lora.Completion[]? completions, string? message, string? code
