@@ -26,7 +26,7 @@ local OWNED_HEADERS = {
   { names = { "lua.h", "lauxlib.h", "lualib.h", "luaconf.h" }, only = { "csrc/bind/" }, what = "Lua" },
   { names = { "pthread.h", "threads.h", "omp.h" }, only = { "csrc/base/parallel.c", "csrc/base/ahead.c" },
     what = "threads" },
-  { names = { "pcre2.h" }, only = { "csrc/text/" }, what = "PCRE2" },
+  { names = { "pcre2.h" }, only = { "csrc/text/", "csrc/fuzz/fuzz_regex.c" }, what = "PCRE2" },
   { names = { "curl/curl.h", "curl/multi.h", "curl/easy.h" }, only = { "csrc/net/" }, what = "libcurl" },
   { names = { "archive.h", "archive_entry.h" }, only = { "csrc/file/" }, what = "libarchive" },
 }

@@ -196,7 +196,7 @@ static const range *named_class(char letter, size_t *count)
 /* What follows a backslash and stands for one character. */
 static int take_escaped(parser *p, int32_t *out)
 {
-    static const char letters[] = "nrtfv", values[] = "\n\r\t\f\v";
+    static const char letters[] = "nrtf", values[] = "\n\r\t\f";
     if (at_end(p))
         return refuse(p, CR_EFORMAT, "a character is missing after the backslash");
     char c = p->text[p->at];
@@ -210,7 +210,7 @@ static int take_escaped(parser *p, int32_t *out)
         return take_hex(p, out);
     if ((unsigned char)c >= 0x80 || (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z'))
         return refuse(p, CR_EUNSUPPORTED,
-                      "this escape is not supported (n r t f v x d w s, and punctuation, are)");
+                      "this escape is not supported (n r t f x d w s, and punctuation, are)");
     p->at++;
     *out = (unsigned char)c;
     return CR_OK;

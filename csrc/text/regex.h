@@ -7,7 +7,7 @@
  *
  * The patterns, a subset of PCRE2's that means the same there (with UTF, anchored at both ends):
  *
- *     a \. \n \r \t \f \v \\        characters; \xHH (up to 7F) and \x{H…} by number
+ *     a \. \n \r \t \f \\           characters; \xHH (up to 7F) and \x{H…} by number
  *     . [abc] [a-z] [^a-z]         any character but \n; classes, with escapes inside
  *     \d \w \s \D \W \S            of ASCII, in classes too (not the negated ones)
  *     (…) (?:…) a|b                groups, alternatives

@@ -17,7 +17,7 @@ local constraint = {}
 ---@return string
 function constraint.escape(text)
   return (text:gsub("[%[%]{}()%.*+?|^$\\]", "\\%0"):gsub("[\n\r\t\f\v]", {
-    ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t", ["\f"] = "\\f", ["\v"] = "\\v",
+    ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t", ["\f"] = "\\f", ["\v"] = "\\x0B",
   }))
 end
 

@@ -123,7 +123,7 @@ function Tokenizer:find(text) end
 function Tokenizer:is_special(id) end
 
 --- What a generated text must become: one that the pattern means as a whole. Patterns are a subset of regular
---- expressions: characters, \n \r \t \f \v \xHH \x{H…}, classes, . \d \w \s, groups, |, * + ? {n,m}; what is not
+--- expressions: characters, \n \r \t \f \xHH \x{H…}, classes, . \d \w \s, groups, |, * + ? {n,m}; what is not
 --- known is refused by name, with the byte where it stands.
 ---@param pattern string
 ---@return crucible.core.Constraint? constraint, string? message, string? code
