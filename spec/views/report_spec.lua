@@ -159,6 +159,34 @@ describe("a report", function()
     assert.same({ "one", "two" }, { lines_of_loss[1].label, lines_of_loss[2].label })
   end)
 
+  it("shows held-out loss beside training loss, and what losses report apart", function()
+    local folder = folder_of(steps(4, function(row)
+      row.components = { cross_entropy = 1, topological = 0.5, ["topological.betti_1"] = 2 }
+    end), {}, { { step = 2, metrics = { loss = 0.7, cross_entropy = 0.9, accuracy = 0.5 } } })
+    local titles, lines_of = {}, {}
+    for i, chart in ipairs(data_of(assert(report.html(folder))).charts) do
+      titles[i], lines_of[chart.title] = chart.title, {}
+      for l, line in ipairs(chart.lines) do lines_of[chart.title][l] = line.label end
+    end
+    assert.same({ "training", "held-out rows" }, lines_of.Loss)
+    assert.same({ "cross_entropy", "topological" }, lines_of["Loss components"])
+    assert.same({ "betti_1" }, lines_of.topological)
+    assert.same({ "accuracy", "cross_entropy" }, lines_of.Metrics)
+    assert.equal("Loss", titles[1])
+  end)
+
+  it("sets what was written before, at the best and at the end side by side", function()
+    local folder = folder_of(steps(9), {})
+    for _, entry in ipairs { { 0, "before" }, { 2, "training" }, { 3, "training" }, { 4, "last" }, { 5, "training" },
+      { 6, "best" }, { 7, "training" }, { 9, "training" }, { 9, "last" } } do
+      assert(run_records.add_samples(folder, { step = entry[1], moment = entry[2],
+        samples = { { prompt = "P", text = ("text of %d"):format(entry[1]) } } }))
+    end
+    local heads = {}
+    for head in assert(report.html(folder)):gmatch "<h5>(.-) *</h5>" do heads[#heads + 1] = head end
+    assert.same({ "before", "step 3", "step 5", "best · step 6", "last · step 9" }, heads)
+  end)
+
   it("tells runs of the same name apart by their paths", function()
     local one, two = folder_of(steps(2), { experiment_id = "same" }), folder_of(steps(2), { experiment_id = "same" })
     expect_parts(assert(report.html { one, two }), { one, two })

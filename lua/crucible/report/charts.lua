@@ -37,7 +37,7 @@ local function points_of(run)
   local points = {}
   for _, row in ipairs(run.evaluations) do
     local step = series.finite(row.step)
-    if step and (row.moment == "training" or row.moment == "before") then
+    if step and row.moment ~= "best" and row.moment ~= "last" then
       for name, value in pairs(type(row.metrics) == "table" and row.metrics or {}) do
         if series.finite(value) and type(name) == "string" then
           points[name] = points[name] or json.array {}

@@ -50,7 +50,11 @@ local function one_a_step(rows)
     if not known or (rank[row.moment] or 0) >= (rank[known.moment] or 0) then by_step[step] = row end
   end
   table.sort(steps)
-  for i, step in ipairs(steps) do steps[i] = by_step[step] end
+  for i, step in ipairs(steps) do
+    local row = by_step[step]
+    if row.moment == "last" and i < #steps then row.moment = "training" end -- the end of a run that went on
+    steps[i] = row
+  end
   return steps
 end
 
