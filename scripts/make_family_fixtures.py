@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Writes spec/golden/families.json: small random models of every family, as transformers and PEFT compute them.
 
-    python scripts/make_family_fixtures.py
+    python scripts/make_family_fixtures.py [--gemma gemma-3-270m-q4_k_m.gguf]
 
-needs torch, transformers and peft. A fixture holds no weights: every value is a function of its tensor's name
+needs torch, transformers and peft. With --gemma it writes spec/golden/gemma3.json instead: the real Gemma 3 270M
+(Q4_K, Q5_0, Q6_K and Q8_0 together) on real texts, its weights expanded to f32. A fixture holds no weights: every value is a function of its tensor's name
 (scripts/parity/hashed.py, spec/support/hashed_normal.lua), so that the specs write the same models as GGUF files
 and as Hugging Face folders. What it holds a family: config.json, the tensors' names and shapes, rows of tokens,
 log-probabilities, and for branches on all seven projections the loss and a sketch of every gradient.
 """
-import json
+import argparse
+import hashlib
 import sys
 from pathlib import Path
 
@@ -105,7 +107,35 @@ def family(config):
     return out
 
 
+GEMMA_TEXTS = [
+    "The capital of France is Paris, and the capital of Japan is",
+    "def fib(n):\n    if n < 2:\n        return n\n    return fib(n - 1) +",
+    "Na\u00efve caf\u00e9, \u4f60\u597d \U0001F642\u200d\U0001F642\t  two spaces\r\n\n\nOnce upon a time, in a small village",
+]
+
+
+def gemma(path):
+    tokenizer, model = reference.load_tokenizer(path), reference.load(path)
+    golden = {"gguf_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(), "texts": []}
+    for text in GEMMA_TEXTS:
+        ids = tokenizer.encode(text)
+        with torch.no_grad():
+            table = torch.log_softmax(reference.logits(model, torch.tensor(ids)).double(), -1)
+        likeliest = table[-1].topk(32).indices.tolist()
+        golden["texts"].append({
+            "text": text, "ids": ids, "logprobs": rounded([table[i, ids[i + 1]] for i in range(len(ids) - 1)], 7),
+            "last": {"ids": likeliest, "logprobs": rounded(table[-1][likeliest].numpy(), 7)},
+        })
+    write_json(ROOT / "spec" / "golden" / "gemma3.json", golden)
+
+
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gemma", help="Gemma 3 270M, Q4_K_M")
+    options = parser.parse_args()
+    if options.gemma:
+        gemma(options.gemma)
+        return
     golden = {"rows": rows()}
     for name, config in CONFIGS.items():
         golden[name] = family(config)

@@ -59,6 +59,9 @@ local table_of_names = {
   { "qwen3-0.6b", "Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf", 639e6, "Qwen/Qwen3-0.6B", "Apache-2.0" },
 }
 
+-- What scripts/fetch_model knows.
+local scripted = { ["smollm2-135m-instruct"] = true, ["gemma-3-270m-q4_k_m"] = true }
+
 ---@type table<string, crucible.models.Known>
 local builtin = {
   ["smollm2-135m-instruct"] = {
@@ -71,6 +74,10 @@ local builtin = {
     hub = "HuggingFaceTB/SmolLM2-135M-Instruct",
     licence = "Apache-2.0",
   },
+}
+builtin["gemma-3-270m-q4_k_m"] = {
+  name = "gemma-3-270m-q4_k_m", file = "gemma-3-270m-q4_k_m.gguf", bytes = 253113024, hub = "google/gemma-3-270m",
+  sha256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818", licence = "Gemma Terms of Use",
 }
 for _, row in ipairs(table_of_names) do
   local name, repo, file, bytes, hub, licence = table.unpack(row)
@@ -299,7 +306,7 @@ local function is_path(text) return text:find("/", 1, true) ~= nil or text:lower
 
 local function missing(entry)
   local size = entry.bytes and (" (%.1f GB)"):format(entry.bytes / 1e9) or ""
-  local how = entry.name == "smollm2-135m-instruct" and "run: scripts/fetch_model " .. entry.name
+  local how = scripted[entry.name] and "run: scripts/fetch_model " .. entry.name
     or ('fetch it%s by models.fetch("%s")'):format(size, entry.name)
   return errors.failure("not_found", "%s is not at %s; %s", entry.name, models.cached_path(entry), how)
 end
@@ -335,7 +342,9 @@ function models.resolve(name_or_path, options)
   if not known then return nil, message, code end
   local entry = known[name_or_path:lower()] or hub_file(name_or_path)
   if entry then return resolve_entry(entry, given) end
-  if is_path(name_or_path) then return errors.failure("not_found", "%s: no such file, nor a folder with a config.json", name_or_path) end
+  if is_path(name_or_path) then
+    return errors.failure("not_found", "%s: no such file, nor a folder with a config.json", name_or_path)
+  end
   return errors.failure("not_found", 'unknown model "%s"%s (a path to a .gguf file works too)', name_or_path,
     suggest.phrase(name_or_path, models.names()))
 end

@@ -30,6 +30,14 @@ function models.smollm2()
   return find("smollm2-135m-instruct", "SmolLM2-135M-Instruct.Q4_1.gguf")
 end
 
+--- Path of Gemma 3 270M (Q4_K_M), or nil when it was not fetched; never required, for its size.
+---@return string?
+function models.gemma3()
+  local path = cache_folder() .. "/models/gemma-3-270m-q4_k_m.gguf"
+  local handle <close> = io.open(path, "rb")
+  return handle and path or nil
+end
+
 --- Folder of all-MiniLM-L6-v2, or nil when it was not fetched; as above.
 ---@return string?
 function models.minilm()
