@@ -161,7 +161,8 @@ describe("a report", function()
 
   it("shows held-out loss beside training loss, and what losses report apart", function()
     local folder = folder_of(steps(4, function(row)
-      row.components = { cross_entropy = 1, topological = 0.5, ["topological.betti_1"] = 2 }
+      row.components = { cross_entropy = 1, topological = 0.5, ["topological.betti_1"] = 2, reward = 1,
+        ["reward.length"] = 9 }
     end), {}, { { step = 2, metrics = { loss = 0.7, cross_entropy = 0.9, accuracy = 0.5 } } })
     local titles, lines_of = {}, {}
     for i, chart in ipairs(data_of(assert(report.html(folder))).charts) do
@@ -171,6 +172,8 @@ describe("a report", function()
     assert.same({ "training", "held-out rows" }, lines_of.Loss)
     assert.same({ "cross_entropy", "topological" }, lines_of["Loss components"])
     assert.same({ "betti_1" }, lines_of.topological)
+    assert.same({ "reward" }, lines_of.Reward)
+    assert.same({ "length" }, lines_of.reward)
     assert.same({ "accuracy", "cross_entropy" }, lines_of.Metrics)
     assert.equal("Loss", titles[1])
   end)

@@ -7,6 +7,7 @@ local fs = require "crucible.fs"
 local lora = require("crucible").lora
 local protobuf = require "crucible.tensorboard.protobuf"
 local records = require "spec.support.tfrecord"
+local reporters = require "crucible.callbacks.tensorboard"
 local telemetry = require "crucible.telemetry"
 local temp = require "spec.support.temp"
 
@@ -141,6 +142,20 @@ describe("a run with tensorboard = true", function()
     assert.equal(3, events[2].step)
     assert.is_true(events[2].restart)
     assert.equal(4, #read(results.run_dir)["train/loss"])
+  end)
+
+  it("that was killed after its checkpoint shows what came of the resumed steps", function()
+    local function report_steps(done, first, last, loss)
+      local reporter, run = reporters.new(), { run_dir = folder, experiment_id = "killed" }
+      reporter.on_event("training.start", { step = done }, { run = run, manifest = {} })
+      for step = first, last do
+        reporter.on_event("step.stop", { loss = loss }, { run = run, step = step, epoch = 1, components = {} })
+      end
+      reporter.on_event("training.stop", {}, { run = run })
+    end
+    report_steps(0, 1, 5, 1)
+    report_steps(3, 4, 4, 2)
+    assert.same({ 1, 1, 1, 2 }, read(folder)["train/loss"])
   end)
 
   it("goes on when its files cannot be written, and says so", function()

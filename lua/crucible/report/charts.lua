@@ -222,6 +222,9 @@ local function component_lines(runs, data, places, shown)
   return lines
 end
 
+-- Runs by rewards record what was rewarded among the components.
+local REWARD = "reward"
+
 -- What a loss reports beside its value is named "loss.field".
 local function owner_of(name) return name:match "^(.-)%." end
 local function field_of(name) return name:match "^.-%.(.*)$" end
@@ -236,7 +239,8 @@ local function reported_charts(runs, data, add)
   table.sort(names)
   for _, owner in ipairs(names) do
     local places = component_places(runs, function(name) return owner_of(name) == owner end)
-    add { group = "reported", title = text.label(owner), unit = "what the loss reports",
+    add { group = "reported", title = text.label(owner),
+      unit = owner == REWARD and "parts and figures of the reward" or "what the loss reports",
       lines = component_lines(runs, data, places, field_of) }
   end
 end
@@ -330,7 +334,11 @@ local function loss_charts(runs, data, add)
   local unit = loss_name(runs) == "cross_entropy" and "nats per supervised token" or "as the loss counts"
   local of_loss = loss_lines(data)
   if #of_loss > 0 then add { group = "training", title = "Loss", unit = unit, lines = of_loss, wide = true } end
-  local places, count = component_places(runs, function(name) return not owner_of(name) end)
+  if has_curve(data, "component:" .. REWARD) then
+    add { group = "training", title = "Reward", unit = "mean over the answers of a step", wide = true,
+      lines = lines_of(data, "component:" .. REWARD, REWARD) }
+  end
+  local places, count = component_places(runs, function(name) return not owner_of(name) and name ~= REWARD end)
   if count > 1 then
     add { group = "training", title = "Loss components", unit = "each before its weight", wide = true,
       lines = component_lines(runs, data, places) }

@@ -64,7 +64,7 @@ end
 -- A loss on held-out rows goes by the name of its term in training.
 local function direction_of(run, name)
   for _, component in ipairs(run.components) do
-    if component == name then return "min" end
+    if component == name and name ~= "reward" then return "min" end
   end
   return selection.direction(name)
 end
