@@ -7,6 +7,7 @@
 #include "file/fsio.h"
 #include "file/json.h"
 #include "text/pretokenize.h"
+#include "text/token_list.h"
 #include "text/tokenizer.h"
 #include "text/vocabulary.h"
 #include "text/wordpiece.h"
@@ -35,9 +36,7 @@ struct cr_hub_tokenizer {
 typedef struct reader {
     const cr_json *document;
     cr_hub_tokenizer *out;
-    cr_text *tokens; /* [size] by id; bytes NULL = none yet */
-    int32_t *kinds;
-    size_t size;
+    cr_token_list list;
 } reader;
 
 typedef const cr_json_node *node;
@@ -99,93 +98,12 @@ static int refuse_type(const char *part, const char *type, const char *known)
                    known);
 }
 
-/* ---- the vocabulary ---------------------------------------------------------------------- */
-
-static int put_token(reader *r, const char *text, size_t length, int64_t id, int32_t kind)
-{
-    if (id < 0 || (uint64_t)id >= r->size)
-        return cr_fail(CR_EFORMAT,
-                       "token '%.60s' has the id %lld: expected 0 to %zu, without holes", text,
-                       (long long)id, r->size - 1);
-    cr_text *place = &r->tokens[id];
-    if (place->bytes && (place->length != length || memcmp(place->bytes, text, length) != 0))
-        return cr_fail(CR_EFORMAT, "id %lld is '%.60s' and '%.60s'", (long long)id, place->bytes,
-                       text);
-    *place = (cr_text){text, length};
-    r->kinds[id] = kind;
-    return CR_OK;
-}
-
-static int put_added(reader *r, node entry)
-{
-    node id, content;
-    bool special = false;
-    if (entry->kind != CR_JSON_OBJECT)
-        return wrong_kind("added_tokens[]", entry, CR_JSON_OBJECT);
-    CR_TRY(get(r, entry, "id", CR_JSON_NUMBER, &id));
-    CR_TRY(get(r, entry, "content", CR_JSON_STRING, &content));
-    CR_TRY(get_flag(r, entry, "special", &special));
-    if (!id->integer)
-        return cr_fail(CR_EFORMAT, "added_tokens: id %g is no integer", id->number);
-    return put_token(r, content->text, content->length, id->value,
-                     special ? CR_TOKEN_CONTROL : CR_TOKEN_USER_DEFINED);
-}
-
-/* The least size that holds every id; ids that leave a hole are refused later. */
-static size_t count_tokens(const reader *r, node vocabulary, node added)
-{
-    size_t size = vocabulary->length;
-    for (node e = added ? cr_json_first(r->document, added) : NULL; e;
-         e = cr_json_next(r->document, e)) {
-        node id = e->kind == CR_JSON_OBJECT ? cr_json_member(r->document, e, "id") : NULL;
-        if (id && id->integer && id->value == (int64_t)size)
-            size++;
-    }
-    return size;
-}
-
-static int check_holes(const reader *r)
-{
-    for (size_t i = 0; i < r->size; i++)
-        if (!r->tokens[i].bytes)
-            return cr_fail(CR_EFORMAT, "vocab has no token of the id %zu: expected 0 to %zu", i,
-                           r->size - 1);
-    return CR_OK;
-}
-
-static int read_tokens(reader *r, node model)
-{
-    node vocabulary, added = cr_json_member(r->document, cr_json_root(r->document), "added_tokens");
-    CR_TRY(get(r, model, "vocab", CR_JSON_OBJECT, &vocabulary));
-    if (is_given(added) && added->kind != CR_JSON_ARRAY)
-        return wrong_kind("added_tokens", added, CR_JSON_ARRAY);
-    added = is_given(added) ? added : NULL;
-    r->size = count_tokens(r, vocabulary, added);
-    r->tokens = cr_calloc(r->size, sizeof *r->tokens);
-    r->kinds = cr_calloc(r->size, sizeof *r->kinds);
-    if (!r->tokens || !r->kinds)
-        return CR_ENOMEM;
-    for (node e = cr_json_first(r->document, vocabulary); e; e = cr_json_next(r->document, e)) {
-        if (e->kind != CR_JSON_NUMBER || !e->integer)
-            return cr_fail(CR_EFORMAT, "vocab: '%.60s' has no integer for an id", e->key);
-        CR_TRY(put_token(r, e->key, strlen(e->key), e->value, CR_TOKEN_NORMAL));
-    }
-    for (node e = added ? cr_json_first(r->document, added) : NULL; e;
-         e = cr_json_next(r->document, e))
-        CR_TRY(put_added(r, e));
-    r->out->size = r->size;
-    return check_holes(r);
-}
-
 static int find_token(const reader *r, const char *text, int32_t *out)
 {
-    for (size_t i = 0; i < r->size; i++)
-        if (r->tokens[i].length == strlen(text) &&
-            memcmp(r->tokens[i].bytes, text, r->tokens[i].length) == 0) {
-            *out = (int32_t)i;
-            return CR_OK;
-        }
-    return cr_fail(CR_EFORMAT, "the vocabulary has no token '%.60s'", text);
+    *out = cr_token_list_find(&r->list, text);
+    if (*out < 0)
+        return cr_fail(CR_EFORMAT, "the vocabulary has no token '%.60s'", text);
+    return CR_OK;
 }
 
 /* ---- WordPiece ------------------------------------------------------------------------------ */
@@ -219,57 +137,10 @@ static int read_wordpiece(reader *r, node model)
     if (is_given(most))
         rules.most_chars = most->integer && most->value > 0 ? (size_t)most->value : 0;
     CR_TRY(read_normaliser(r, &rules));
-    return cr_wordpiece_create(&r->out->words, r->tokens, r->size, &rules);
+    return cr_wordpiece_create(&r->out->words, r->list.tokens, r->list.count, &rules);
 }
 
 /* ---- byte-level BPE --------------------------------------------------------------------------- */
-
-/* Two spellings of a merge: "left right" and ["left", "right"]; the latter is joined at *to. */
-static int read_merge(const reader *r, node entry, cr_text *out, char **to)
-{
-    if (entry->kind == CR_JSON_STRING) {
-        *out = (cr_text){entry->text, entry->length};
-        return CR_OK;
-    }
-    node left = entry->kind == CR_JSON_ARRAY ? cr_json_first(r->document, entry) : NULL;
-    node right = left ? cr_json_next(r->document, left) : NULL;
-    if (!right || entry->length != 2 || left->kind != CR_JSON_STRING ||
-        right->kind != CR_JSON_STRING)
-        return cr_fail(CR_EFORMAT, "merges: expected \"left right\" or [\"left\", \"right\"]");
-    out->bytes = *to;
-    out->length = left->length + 1 + right->length;
-    memcpy(*to, left->text, left->length);
-    (*to)[left->length] = ' ';
-    memcpy(*to + left->length + 1, right->text, right->length);
-    *to += out->length;
-    return CR_OK;
-}
-
-static size_t joined_bytes(const reader *r, node merges)
-{
-    size_t bytes = 0;
-    for (node e = cr_json_first(r->document, merges); e; e = cr_json_next(r->document, e)) {
-        node half = e->kind == CR_JSON_ARRAY ? cr_json_first(r->document, e) : NULL;
-        for (; half; half = cr_json_next(r->document, half))
-            bytes += half->kind == CR_JSON_STRING ? half->length + 1 : 0;
-    }
-    return bytes;
-}
-
-static int build_bpe(reader *r, node merges, cr_text *list, char *joined)
-{
-    size_t count = 0;
-    for (node e = cr_json_first(r->document, merges); e; e = cr_json_next(r->document, e))
-        CR_TRY(read_merge(r, e, &list[count++], &joined));
-    cr_bpe_lists lists = {.keys = "model.",
-                          .tokens = r->tokens,
-                          .kinds = r->kinds,
-                          .count = r->size,
-                          .merges = list,
-                          .merge_count = count,
-                          .rules = cr_pretokenizer_find("gpt2", 4)};
-    return cr_tokenizer_from_lists(&r->out->bytes, &lists);
-}
 
 static int check_byte_level(const reader *r)
 {
@@ -287,17 +158,20 @@ static int check_byte_level(const reader *r)
     return by_regex ? CR_OK : refuse_type("pre_tokenizer.use_regex", "false", "true");
 }
 
-static int read_bpe(reader *r, node model)
+static int read_bpe(reader *r)
 {
-    node merges;
+    const cr_token_list *list = &r->list;
     CR_TRY(check_byte_level(r));
-    CR_TRY(get(r, model, "merges", CR_JSON_ARRAY, &merges));
-    cr_text *list = cr_calloc(merges->length, sizeof *list);
-    char *joined = cr_alloc(joined_bytes(r, merges));
-    int code = list && joined ? build_bpe(r, merges, list, joined) : CR_ENOMEM;
-    cr_free(joined);
-    cr_free(list);
-    return code;
+    if (!list->merges)
+        return cr_fail(CR_EFORMAT, "merges is missing: expected a list");
+    cr_bpe_lists lists = {.keys = "model.",
+                          .tokens = list->tokens,
+                          .kinds = list->kinds,
+                          .count = list->count,
+                          .merges = list->merges,
+                          .merge_count = list->merge_count,
+                          .rules = cr_pretokenizer_find("gpt2", 4)};
+    return cr_tokenizer_from_lists(&r->out->bytes, &lists);
 }
 
 /* ---- special tokens around the texts ------------------------------------------------------------- */
@@ -320,9 +194,9 @@ static int get_special(const reader *r, node part, const char *key, int32_t *out
     CR_TRY(get(r, part, key, CR_JSON_ARRAY, &entry));
     node text = cr_json_first(r->document, entry);
     node id = text ? cr_json_next(r->document, text) : NULL;
-    if (!id || !id->integer || id->value < 0 || (uint64_t)id->value >= r->size)
+    if (!id || !id->integer || id->value < 0 || (uint64_t)id->value >= r->list.count)
         return cr_fail(CR_EFORMAT, "post_processor.%s: expected [token, id] with an id of 0 to %zu",
-                       key, r->size - 1);
+                       key, r->list.count - 1);
     *out = (int32_t)id->value;
     return CR_OK;
 }
@@ -359,7 +233,7 @@ static int add_special(const reader *r, node specials, const char *name, int32_t
     CR_TRY(get(r, specials, name, CR_JSON_OBJECT, &entry));
     CR_TRY(get(r, entry, "ids", CR_JSON_ARRAY, &ids));
     for (node id = cr_json_first(r->document, ids); id; id = cr_json_next(r->document, id)) {
-        if (!id->integer || id->value < 0 || (uint64_t)id->value >= r->size)
+        if (!id->integer || id->value < 0 || (uint64_t)id->value >= r->list.count)
             return cr_fail(CR_EFORMAT, "post_processor.special_tokens: '%.60s' has no valid ids",
                            name);
         CR_TRY(add_item(out, (int32_t)id->value, type));
@@ -433,8 +307,9 @@ static int read_document(reader *r)
     bool bpe = strcmp(type->text, "BPE") == 0;
     if (!bpe && strcmp(type->text, "WordPiece") != 0)
         return refuse_type("model.type", type->text, "WordPiece or BPE");
-    CR_TRY(read_tokens(r, model));
-    CR_TRY(bpe ? read_bpe(r, model) : read_wordpiece(r, model));
+    CR_TRY(cr_token_list_read(&r->list, (cr_json_object){r->document, root}));
+    r->out->size = r->list.count;
+    CR_TRY(bpe ? read_bpe(r) : read_wordpiece(r, model));
     return read_frames(r);
 }
 
@@ -444,8 +319,7 @@ static int read_json(cr_hub_tokenizer *made, const char *json, size_t size)
     CR_TRY(cr_json_parse(&document, json, size));
     reader r = {.document = document, .out = made};
     int code = read_document(&r);
-    cr_free(r.tokens);
-    cr_free(r.kinds);
+    cr_token_list_free(&r.list);
     cr_json_free(document);
     return code;
 }
@@ -495,8 +369,8 @@ static int read_lines(cr_hub_tokenizer *made, reader *r, bool lower_case)
     CR_TRY(find_token(r, "[CLS]", &begin));
     CR_TRY(find_token(r, "[SEP]", &end));
     fill_frames(made, begin, end, false);
-    made->size = r->size;
-    return cr_wordpiece_create(&made->words, r->tokens, r->size, &rules);
+    made->size = r->list.count;
+    return cr_wordpiece_create(&made->words, r->list.tokens, r->list.count, &rules);
 }
 
 int cr_hub_tokenizer_from_lines(cr_hub_tokenizer **out, const char *lines, size_t size,
@@ -504,14 +378,14 @@ int cr_hub_tokenizer_from_lines(cr_hub_tokenizer **out, const char *lines, size_
 {
     *out = NULL;
     cr_hub_tokenizer *made = cr_calloc(1, sizeof *made);
-    reader r = {.out = made, .size = split_lines(NULL, lines, size)};
-    r.tokens = cr_calloc(r.size, sizeof *r.tokens);
+    reader r = {.out = made, .list.count = split_lines(NULL, lines, size)};
+    r.list.tokens = cr_calloc(r.list.count, sizeof *r.list.tokens);
     int code = CR_ENOMEM;
-    if (made && r.tokens) {
-        split_lines(r.tokens, lines, size);
+    if (made && r.list.tokens) {
+        split_lines(r.list.tokens, lines, size);
         code = read_lines(made, &r, lower_case);
     }
-    cr_free(r.tokens);
+    cr_free(r.list.tokens);
     return made ? finish(out, made, code) : CR_ENOMEM;
 }
 

@@ -124,7 +124,9 @@ static int read_merges(cr_token_list *list, cr_json_object model)
 {
     const cr_json *document = model.document;
     const cr_json_node *merges = cr_json_field(model, "merges");
-    if (!merges || merges->kind != CR_JSON_ARRAY)
+    if (!merges)
+        return CR_OK;
+    if (merges->kind != CR_JSON_ARRAY)
         return cr_fail(CR_EFORMAT, "model.merges is no list");
     list->merges = cr_calloc(merges->length, sizeof *list->merges);
     list->joined = cr_alloc(joined_bytes(document, merges));

@@ -1,7 +1,7 @@
 /* token_list.h: the vocabulary of a tokenizer.json as lists.
  *
- * What this is: "model.vocab" and "added_tokens" by id, and "model.merges" as "left right", whichever
- * of its two forms the file has.
+ * What this is: "model.vocab" and "added_tokens" by id, and "model.merges", where there are any, as
+ * "left right", whichever of its two forms the file has.
  *
  * Ownership: texts point into the document, joined merges into the list's own memory; released by
  * cr_token_list_free.
