@@ -6,6 +6,7 @@ local hooked = require "spec.support.hooked"
 local lists = require "spec.support.lists"
 local shell = require "spec.support.shell"
 local signals = require "crucible.signals"
+local temp = require "spec.support.temp"
 local tiny_model = require "spec.support.tiny_model"
 
 -- Sends a signal to this process and waits until it was sent.
@@ -169,6 +170,22 @@ describe("a run and a signal", function()
     assert.has_error(function() train(session, { signals = true, callbacks = callbacks }) end)
     assert.is_true(core.signals.install())
     core.signals.restore()
+  end)
+
+  it("are no business of a run that was not told so: the host's own handling stays", function()
+    local script = [[
+      local crucible = require "crucible"
+      local session = assert(crucible.lora.create_session {
+        config = { base_model = %q, lora_rank = 2 }, runs = %q,
+      })
+      crucible.lora.training_loop.run(session, { { input = "a:", output = "b" } }, { callbacks = {
+        on_step_end = function() io.popen("kill -TERM $PPID"):close() end,
+      } })
+      print "not reached"]]
+    local folder = temp.folder()
+    local output, status = shell.run(shell.lua .. " -e " .. shell.quote(script:format(tiny_model.path, folder)))
+    assert.equal(143, status)
+    assert.is_nil(output:find("not reached", 1, true))
   end)
 
   it("cuts an evaluation short and saves", function()
