@@ -15,6 +15,7 @@
 #include "math/activation.h"
 #include "math/assignment.h"
 #include "math/attention.h"
+#include "math/divergence.h"
 #include "math/head.h"
 #include "math/norm.h"
 #include "math/persistence.h"
@@ -492,7 +493,8 @@ static int layernorm(lua_State *L)
     const float *x = get_floats(L, "x", n * d), *weight = get_floats(L, "weight", d);
     const float *bias = get_floats(L, "bias", d);
     float *y = new_floats(L, n * d);
-    cr_layernorm_forward(get_compute(L, d), y, x, weight, bias, n, d, (float)get_number(L, "epsilon"));
+    cr_layernorm_forward(get_compute(L, d), y, x, weight, bias, n, d,
+                         (float)get_number(L, "epsilon"));
     bind_push_floats(L, y, n * d);
     return 1;
 }
@@ -680,6 +682,30 @@ static int head_backward(lua_State *L)
     cr_head_backward(get_compute(L, d), dhidden, &slopes, expected, tilt, &picks, &head, n);
     bind_push_floats(L, dhidden, n * d);
     return 1;
+}
+
+/* { kind, temperature, hidden, head, other_hidden, other_head, n, d, e, vocabulary } → value, slope; with
+ * `plain`, by the plain loop. */
+static int divergence(lua_State *L)
+{
+    size_t n = get_size(L, "n"), d = get_size(L, "d"), e = get_size(L, "e");
+    size_t vocabulary = get_size(L, "vocabulary");
+    cr_matrix own_head = get_matrix(L, "head", vocabulary, d);
+    cr_matrix other_head = get_matrix(L, "other_head", vocabulary, e);
+    cr_divergence_side own = {get_floats(L, "hidden", n * d), &own_head};
+    cr_divergence_side other = {get_floats(L, "other_hidden", n * e), &other_head};
+    float *value = new_floats(L, n), *slope = new_floats(L, n * d);
+    cr_divergence_kind kind = (cr_divergence_kind)get_size(L, "kind");
+    float temperature = (float)get_number(L, "temperature");
+    cr_compute *compute = get_compute(L, d > e ? d : e);
+    float *scratch = new_floats(L, cr_divergence_scratch(compute, &own_head, &other_head, n));
+    if (get_flag(L, "plain"))
+        cr_divergence_plain(value, slope, kind, temperature, &own, &other, n);
+    else
+        cr_divergence(compute, value, slope, kind, temperature, &own, &other, n, scratch);
+    bind_push_floats(L, value, n);
+    bind_push_floats(L, slope, n * d);
+    return 2;
 }
 
 /* ---- single kernels -------------------------------------------------------------------------------------- */
@@ -897,6 +923,7 @@ const luaL_Reg bind_debug_math_functions[] = {
     {"attention_cached", attention_cached},
     {"head", head_forward},
     {"head_backward", head_backward},
+    {"divergence", divergence},
     {"exp_sum", exp_sum},
     {"max", max_of},
     {"sum_squares", sum_squares},

@@ -61,7 +61,7 @@ static void expand_chunk(float *space, const cr_matrix *head, size_t first, size
 
 static size_t picks_from(const cr_head_picks *picks, size_t position)
 {
-    return picks->starts ? picks->starts[position] : position;
+    return picks->starts ? picks->starts[position] : picks->ids ? position : 0;
 }
 
 /* A logit waits in its log-probability's place for the sum. */

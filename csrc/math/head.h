@@ -16,7 +16,7 @@
 #include "math/matmul.h"
 
 /* The tokens that are asked about: those of position i are ids[starts[i]] to ids[starts[i + 1] - 1].
- * starts NULL: one a position. */
+ * starts NULL: one a position; both NULL: none. */
 typedef struct cr_head_picks {
     const size_t *starts; /* [n + 1] */
     const int32_t *ids;
