@@ -5,6 +5,7 @@
  */
 #include "bind/tensor.h"
 
+#include <math.h>
 #include <string.h>
 
 static cr_session *session_core(lua_State *L)
@@ -110,11 +111,63 @@ static cr_question *read_questions(lua_State *L, int arg, size_t datums)
     return questions;
 }
 
+typedef struct comparison_fields {
+    const char *kind;
+    double temperature;
+} comparison_fields;
+
+static const bind_field one_comparison[] = {
+    {"kind", BIND_TEXT, offsetof(comparison_fields, kind), 0, 0, BIND_REQUIRED},
+    {"temperature", BIND_NUMBER, offsetof(comparison_fields, temperature), 0, INFINITY, BIND_ABOVE},
+    {"teacher", BIND_LIST, 0, 0, 0, 0},
+    {NULL, BIND_LIST, 0, 0, 0, 0},
+};
+
+static int comparison_kind(lua_State *L, int arg, const char *name)
+{
+    static const char *const kinds[] = {"forward_kl", "reverse_kl", "jensen_shannon",
+                                        "logit_square", "hidden_square"};
+    for (int i = 0; i < 5; i++)
+        if (strcmp(name, kinds[i]) == 0)
+            return i; /* CR_FORWARD_KL and so on */
+    return luaL_argerror(L, arg, lua_pushfstring(L, "comparisons: there is no kind %s", name));
+}
+
+/* Reads the comparison on top of the stack and leaves it there, for its teacher. */
+static void read_comparison(lua_State *L, int arg, cr_comparison *out)
+{
+    comparison_fields fields = {NULL, 1};
+    int table = lua_gettop(L);
+    luaL_argcheck(L, lua_type(L, table) == LUA_TTABLE, arg, "comparisons: expected tables");
+    bind_read_record(L, table, one_comparison, &fields);
+    *out = (cr_comparison){comparison_kind(L, arg, fields.kind), fields.temperature, NULL};
+    if (bind_get(L, table, "teacher") != LUA_TNIL)
+        out->teacher = bind_core(L, lua_gettop(L), &bind_session_class);
+}
+
+static void read_comparisons(lua_State *L, int arg, cr_predict_request *request)
+{
+    if (bind_get(L, arg, "comparisons") == LUA_TNIL)
+        return;
+    int list = lua_gettop(L);
+    size_t count = bind_list_length(L, (bind_place){arg, "comparisons", {0, 0}});
+    luaL_argcheck(L, count <= CR_MOST_COMPARISONS, arg, "comparisons: expected at most 8");
+    cr_comparison *comparisons = bind_space(L, count, sizeof *comparisons);
+    luaL_checkstack(L, 4 * CR_MOST_COMPARISONS, "too many comparisons");
+    for (size_t i = 0; i < count; i++) {
+        lua_rawgeti(L, list, (lua_Integer)i + 1);
+        read_comparison(L, arg, &comparisons[i]);
+    }
+    request->comparisons = comparisons;
+    request->comparison_count = count;
+}
+
 static const bind_field request_fields[] = {
     {"outputs", BIND_LIST, 0, 0, 0, BIND_REQUIRED},
     {"every_position", BIND_BOOLEAN, offsetof(cr_predict_request, every_position), 0, 0, 0},
     {"train", BIND_BOOLEAN, offsetof(cr_predict_request, train), 0, 0, 0},
     {"questions", BIND_LIST, 0, 0, 0, 0},
+    {"comparisons", BIND_LIST, 0, 0, 0, 0},
     {NULL, BIND_LIST, 0, 0, 0, 0},
 };
 
@@ -129,7 +182,7 @@ static void set_integer(lua_State *L, const char *field, size_t value)
 /* Where a datum's outputs begin, from 1. */
 static void push_answer(lua_State *L, const cr_answer *answer)
 {
-    lua_createtable(L, 0, 9);
+    lua_createtable(L, 0, 10);
     set_integer(L, "length", answer->length);
     set_integer(L, "spans", answer->spans);
     set_integer(L, "logprobs", answer->logprobs_at + 1);
@@ -138,6 +191,8 @@ static void push_answer(lua_State *L, const cr_answer *answer)
     set_integer(L, "hidden", answer->hidden_at + 1);
     set_integer(L, "base_logprobs", answer->base_logprobs_at + 1);
     set_integer(L, "base_candidates", answer->base_candidates_at + 1);
+    set_integer(L, "mean_logprobs", answer->mean_logprobs_at + 1);
+    set_integer(L, "comparisons", answer->comparisons_at + 1);
 }
 
 static void push_prediction(lua_State *L, const cr_prediction *prediction, size_t datums)
@@ -168,6 +223,7 @@ int bind_session_predict(lua_State *L)
     request.outputs = read_outputs(L, 3);
     bind_batch batch = bind_read_batch(L, 2);
     request.questions = read_questions(L, 3, batch.count);
+    read_comparisons(L, 3, &request);
     cr_prediction prediction;
     int code =
         cr_session_predict(session_core(L), batch.datums, batch.count, &request, &prediction);

@@ -304,8 +304,28 @@ enum { /* outputs, as bits; log-probabilities are over the full vocabulary, in n
     CR_CANDIDATES = 4,       /* [K] log p of the tokens that the questions ask about */
     CR_HIDDEN = 8,           /* [S, d] mean over each span of the final hidden state, after the norm */
     CR_BASE_LOGPROBS = 16,   /* the same without the LoRA branches: no slopes */
-    CR_BASE_CANDIDATES = 32
+    CR_BASE_CANDIDATES = 32,
+    CR_MEAN_LOGPROBS = 64    /* [T] mean of log p over the vocabulary: label smoothing */
 };
+
+/* How far the distribution (or the hidden state) at each position is from a teacher's, [T]. p is the
+ * teacher's, q the session's, both of logits over the temperature; values are not multiplied by its
+ * square. */
+enum {
+    CR_FORWARD_KL,     /* Σ p log(p / q) */
+    CR_REVERSE_KL,     /* Σ q log(q / p) */
+    CR_JENSEN_SHANNON, /* ½ KL(p|m) + ½ KL(q|m), m = (p + q) / 2 */
+    CR_LOGIT_SQUARE,   /* mean over the vocabulary of (logit - teacher's)², at temperature 1 */
+    CR_HIDDEN_SQUARE,  /* mean over d of the same of final hidden states, after the norm */
+    CR_MOST_COMPARISONS = 8
+};
+
+typedef struct cr_comparison {
+    int kind;
+    double temperature;         /* > 0 */
+    struct cr_session *teacher; /* another session, of a model with the same vocabulary (and width, for
+                                   CR_HIDDEN_SQUARE), with its LoRA; NULL: this one without */
+} cr_comparison;
 
 /* What is asked of one datum beyond its targets. Position t (from 0) reads the inputs 0 to t and predicts
  * target t; any order, repetitions allowed. */
@@ -324,12 +344,15 @@ typedef struct cr_predict_request {
                                      they read 0 there and their slopes are ignored */
     bool train;                   /* keep for backward, with dropout */
     const cr_question *questions; /* one a datum, or NULL */
+    const cr_comparison *comparisons;
+    size_t comparison_count; /* at most CR_MOST_COMPARISONS */
 } cr_predict_request;
 
 /* Where the outputs of a datum begin in `values`. */
 typedef struct cr_answer {
     size_t length, candidates, spans; /* T, K, S */
     size_t logprobs_at, entropy_at, candidates_at, hidden_at, base_logprobs_at, base_candidates_at;
+    size_t mean_logprobs_at, comparisons_at; /* of comparison c: comparisons_at + c · T */
 } cr_answer;
 
 typedef struct cr_prediction {

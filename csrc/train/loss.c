@@ -18,6 +18,7 @@ int cr_head_pass_prepare(cr_head_pass *head, const cr_pass *pass, const cr_head_
     cr_taker from = {arena, false};
     head->logprobs = cr_take_floats(&from, needs->picks, 1);
     head->slopes = cr_take_floats(&from, needs->picks, 1);
+    head->lse = take_if(needs->lse, &from, n, 1);
     head->entropy = take_if(entropy, &from, n, 1);
     head->entropy_slopes = take_if(entropy && train, &from, n, 1);
     head->raw = cr_take_floats(&from, n, d);
@@ -32,7 +33,7 @@ int cr_head_pass_prepare(cr_head_pass *head, const cr_pass *pass, const cr_head_
     return from.failed ? CR_ENOMEM : CR_OK;
 }
 
-void cr_head_pass_forward(cr_head_pass *head, const cr_pass *pass)
+void cr_head_pass_norm(cr_head_pass *head, const cr_pass *pass)
 {
     const cr_model *model = pass->model;
     const size_t d = model->config.width;
@@ -41,24 +42,33 @@ void cr_head_pass_forward(cr_head_pass *head, const cr_pass *pass)
         memcpy(head->raw + s * d, last + head->places[s] * d, d * sizeof(float));
     cr_rmsnorm_forward(pass->compute, head->normed, head->inverse, head->raw, model->final_norm,
                        head->n, d, model->config.norm_epsilon);
+}
+
+void cr_head_pass_forward(cr_head_pass *head, const cr_pass *pass)
+{
+    cr_head_pass_norm(head, pass);
     const cr_head_outputs out = {.logprobs = head->logprobs,
+                                 .lse = head->lse,
                                  .entropy = head->entropy,
                                  .expected = head->expected,
                                  .tilt = head->tilt};
-    cr_head_forward(pass->compute, &out, head->normed, &head->picks, &model->head, head->n,
+    cr_head_forward(pass->compute, &out, head->normed, &head->picks, &pass->model->head, head->n,
                     head->scratch);
+}
+
+void cr_head_pass_slopes(cr_head_pass *head, const cr_pass *pass)
+{
+    const cr_head_slopes slopes = {head->slopes, head->entropy_slopes};
+    cr_head_backward(pass->compute, head->dnormed, &slopes, head->expected, head->tilt,
+                     &head->picks, &pass->model->head, head->n);
 }
 
 void cr_head_pass_backward(cr_head_pass *head, const cr_pass *pass)
 {
-    const cr_model *model = pass->model;
-    const size_t d = model->config.width;
-    const cr_head_slopes slopes = {head->slopes, head->entropy_slopes};
-    cr_head_backward(pass->compute, head->dnormed, &slopes, head->expected, head->tilt,
-                     &head->picks, &model->head, head->n);
+    const size_t d = pass->model->config.width;
     memset(head->draw, 0, head->n * d * sizeof(float));
     cr_rmsnorm_backward(pass->compute, head->draw, head->dnormed, head->inverse, head->raw,
-                        model->final_norm, head->n, d);
+                        pass->model->final_norm, head->n, d);
     memset(pass->dx, 0, pass->batch.n * d * sizeof(float));
     for (size_t s = 0; s < head->n; s++)
         memcpy(pass->dx + head->places[s] * d, head->draw + s * d, d * sizeof(float));

@@ -15,6 +15,7 @@ typedef struct cr_head_pass {
     cr_head_picks picks;
     float *logprobs;       /* [picks] */
     float *slopes;         /* [picks]: dL / d logprob, filled by the caller before backward */
+    float *lse;            /* [S]; NULL when nobody asks */
     float *entropy;        /* [S]; NULL when nobody asks */
     float *entropy_slopes; /* [S] */
     float *raw;            /* [S, d]: the last layer's output at the positions */
@@ -29,7 +30,7 @@ typedef struct cr_head_pass {
 
 typedef struct cr_head_pass_needs {
     size_t n, picks;
-    bool entropy;
+    bool lse, entropy;
     bool again; /* backward may run more than once, or with several picks a position */
 } cr_head_pass_needs;
 
@@ -37,10 +38,13 @@ typedef struct cr_head_pass_needs {
 int cr_head_pass_prepare(cr_head_pass *head, const cr_pass *pass, const cr_head_pass_needs *needs,
                          cr_arena *arena);
 
-/* Outputs from the pass's last output. */
+/* normed from the pass's last output; and the outputs with it. */
+void cr_head_pass_norm(cr_head_pass *head, const cr_pass *pass);
 void cr_head_pass_forward(cr_head_pass *head, const cr_pass *pass);
 
-/* pass->dx = the gradient of the last output, from the slopes. */
+/* dnormed from the slopes; and from there pass->dx = the gradient of the last output. Between the two,
+ * slopes of other outputs may be added to dnormed. */
+void cr_head_pass_slopes(cr_head_pass *head, const cr_pass *pass);
 void cr_head_pass_backward(cr_head_pass *head, const cr_pass *pass);
 
 #endif

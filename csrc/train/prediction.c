@@ -9,7 +9,7 @@
 
 #define NONE SIZE_MAX
 #define TARGET_OUTPUTS (CR_LOGPROBS | CR_BASE_LOGPROBS)
-#define POSITION_OUTPUTS (TARGET_OUTPUTS | CR_ENTROPY)
+#define POSITION_OUTPUTS (TARGET_OUTPUTS | CR_ENTROPY | CR_MEAN_LOGPROBS)
 #define CANDIDATE_OUTPUTS (CR_CANDIDATES | CR_BASE_CANDIDATES)
 #define BASE_OUTPUTS (CR_BASE_LOGPROBS | CR_BASE_CANDIDATES)
 #define ALL_OUTPUTS (POSITION_OUTPUTS | CANDIDATE_OUTPUTS | CR_HIDDEN)
@@ -97,17 +97,26 @@ static int check_spans(const cr_question *question, size_t datum, size_t length)
 }
 
 static int check_request(const cr_predict_request *request, const cr_datum *datums, size_t count,
-                         const cr_config *config)
+                         const cr_session *session)
 {
-    if (request->outputs == 0 || request->outputs & ~(unsigned)ALL_OUTPUTS)
+    const cr_config *config = &session->model->config;
+    const bool any = request->outputs != 0 || request->comparison_count > 0;
+    size_t longest = 0;
+    if (!any || request->outputs & ~(unsigned)ALL_OUTPUTS)
         return cr_fail(CR_EARG, "outputs must be CR_* bits, at least one, got %u",
                        request->outputs);
+    if (request->comparison_count > CR_MOST_COMPARISONS)
+        return cr_fail(CR_EARG, "%zu comparisons, expected at most %d", request->comparison_count,
+                       CR_MOST_COMPARISONS);
     for (size_t i = 0; i < count; i++) {
         const cr_question *question = question_of(request, i);
         size_t length = cr_datum_length(&datums[i]);
         CR_TRY(check_candidates(question, i, length, config->vocabulary));
         CR_TRY(check_spans(question, i, length));
+        longest = length > longest ? length : longest;
     }
+    for (size_t c = 0; c < request->comparison_count; c++)
+        CR_TRY(cr_comparison_check(&request->comparisons[c], session, longest));
     return CR_OK;
 }
 
@@ -117,6 +126,20 @@ static size_t candidates_of(const cr_question *question)
     for (size_t i = 0; i < question->position_count; i++)
         count += (size_t)question->counts[i];
     return count;
+}
+
+/* Whether an output wants the head at positions that are shown. */
+static bool wants_positions(const cr_predicting *self)
+{
+    return self->outputs & POSITION_OUTPUTS || self->comparison_count > 0;
+}
+
+static bool needs_base(const cr_predicting *self)
+{
+    for (size_t c = 0; c < self->comparison_count; c++)
+        if (!self->comparisons[c].asked.teacher)
+            return true;
+    return self->outputs & BASE_OUTPUTS;
 }
 
 static bool shows(const cr_predicting *self, const cr_datum *datum, size_t position)
@@ -129,7 +152,7 @@ static bool shows(const cr_predicting *self, const cr_datum *datum, size_t posit
 static void measure_datum(cr_predicting *self, const cr_datum *datum, const cr_question *question)
 {
     size_t length = cr_datum_length(datum), rows = 0;
-    if (self->outputs & POSITION_OUTPUTS)
+    if (wants_positions(self))
         for (size_t t = 0; t < length; t++)
             rows += shows(self, datum, t);
     if (self->outputs & TARGET_OUTPUTS)
@@ -167,7 +190,10 @@ static size_t place_answer(const cr_predicting *self, cr_answer *out, const cr_d
     at += outputs & CR_BASE_LOGPROBS ? out->length : 0;
     out->base_candidates_at = at;
     at += outputs & CR_BASE_CANDIDATES ? out->candidates : 0;
-    return at;
+    out->mean_logprobs_at = at;
+    at += outputs & CR_MEAN_LOGPROBS ? out->length : 0;
+    out->comparisons_at = at;
+    return at + self->comparison_count * out->length;
 }
 
 static void measure(cr_predicting *self, cr_session *session, const cr_datum *datums, size_t count,
@@ -179,6 +205,9 @@ static void measure(cr_predicting *self, cr_session *session, const cr_datum *da
                             .train = request->train,
                             .loan = loan,
                             .pass = cr_session_pass(session, request->train, false)};
+    self->comparison_count = request->comparison_count;
+    for (size_t c = 0; c < self->comparison_count; c++)
+        self->comparisons[c].asked = request->comparisons[c];
     cr_micro_batch_measure(&self->batch, datums, count);
     for (size_t i = 0; i < count; i++) {
         cr_answer unused;
@@ -190,7 +219,7 @@ static void measure(cr_predicting *self, cr_session *session, const cr_datum *da
 
 /* ---- lists ------------------------------------------------------------------------------------------------ */
 
-static int take_lists(cr_predicting *self, cr_arena *arena)
+static int take_lists(cr_predicting *self, const cr_session *session, cr_arena *arena)
 {
     const size_t n = self->batch.rows.n;
     cr_taker from = {arena, false};
@@ -208,6 +237,12 @@ static int take_lists(cr_predicting *self, cr_arena *arena)
         self->outputs & BASE_OUTPUTS ? cr_take_floats(&from, self->most_picks, 1) : NULL;
     self->values = cr_take(&from, self->count, sizeof *self->values);
     self->slopes = self->train ? cr_take(&from, self->count, sizeof *self->slopes) : NULL;
+    bool mean = self->outputs & CR_MEAN_LOGPROBS;
+    self->mean_logprobs = mean ? cr_take_floats(&from, self->most_rows, 1) : NULL;
+    self->mean_slopes = mean ? cr_take_floats(&from, self->most_rows, 1) : NULL;
+    for (size_t c = 0; c < self->comparison_count && !from.failed; c++)
+        CR_TRY(
+            cr_comparing_take(&self->comparisons[c], session, self->most_rows, self->train, arena));
     return from.failed ? CR_ENOMEM : CR_OK;
 }
 
@@ -218,7 +253,7 @@ static void count_picks(cr_predicting *self, const cr_datum *datum, const cr_que
     const size_t length = cr_datum_length(datum), first = self->head.n;
     size_t *row_of = self->row_of + position;
     for (size_t t = 0; t < length; t++)
-        row_of[t] = self->outputs & POSITION_OUTPUTS && shows(self, datum, t) ? 0 : NONE;
+        row_of[t] = wants_positions(self) && shows(self, datum, t) ? 0 : NONE;
     if (self->outputs & CANDIDATE_OUTPUTS)
         for (size_t i = 0; i < question->position_count; i++)
             row_of[question->positions[i]] = 0;
@@ -358,6 +393,7 @@ static cr_head_pass_needs needs_of(const cr_predicting *self, bool base)
 {
     return (cr_head_pass_needs){.n = self->most_rows,
                                 .picks = self->most_picks,
+                                .lse = !base && self->outputs & CR_MEAN_LOGPROBS,
                                 .entropy = !base && self->outputs & CR_ENTROPY,
                                 .again = true};
 }
@@ -383,6 +419,19 @@ static int lay_out_base(base_pass *base, cr_predicting *self, cr_session *sessio
     return cr_pass_prepare(&base->pass, arena);
 }
 
+/* One for all comparisons, which run in turn. */
+static int take_scratch(cr_predicting *self, const cr_session *session, cr_arena *arena)
+{
+    size_t most = 0;
+    cr_taker from = {arena, false};
+    for (size_t c = 0; c < self->comparison_count; c++) {
+        size_t floats = cr_comparing_scratch(&self->comparisons[c], session, self->most_rows);
+        most = floats > most ? floats : most;
+    }
+    self->comparison_scratch = cr_take_floats(&from, most, 1);
+    return from.failed ? CR_ENOMEM : CR_OK;
+}
+
 static int lay_out_main(cr_predicting *self, const cr_session *session, cr_arena *arena)
 {
     const cr_head_pass_needs needs = needs_of(self, false);
@@ -390,6 +439,7 @@ static int lay_out_main(cr_predicting *self, const cr_session *session, cr_arena
     self->pass.batch.dropout = (float)session->config.dropout;
     self->head = head_of(self);
     CR_TRY(take_spans(self, arena));
+    CR_TRY(take_scratch(self, session, arena));
     CR_TRY(cr_head_pass_prepare(&self->head, &self->pass, &needs, arena));
     return cr_pass_prepare(&self->pass, arena);
 }
@@ -398,7 +448,7 @@ static int lay_out_lists(cr_predicting *self, const cr_session *session, cr_aren
 {
     CR_TRY(cr_micro_batch_prepare(&self->batch, arena, cr_session_dropout_key(session),
                                   session->window_datums));
-    return take_lists(self, arena);
+    return take_lists(self, session, arena);
 }
 
 /* The work space that all of it takes: the base's pass and the lora's use the same room in turn. */
@@ -408,7 +458,7 @@ static int reserve(cr_predicting *self, cr_session *session)
     base_pass base;
     CR_TRY(lay_out_lists(self, session, &plan));
     size_t mark = cr_arena_mark(&plan);
-    if (self->outputs & BASE_OUTPUTS)
+    if (needs_base(self))
         CR_TRY(lay_out_base(&base, self, session, &plan));
     cr_arena_rewind(&plan, mark);
     CR_TRY(lay_out_main(self, session, &plan));
@@ -422,11 +472,54 @@ static int run_base(cr_predicting *self, cr_session *session)
     base_pass base;
     size_t mark = cr_arena_mark(&session->arena);
     CR_TRY(lay_out_base(&base, self, session, &session->arena));
-    base.head.logprobs = self->base_logprobs;
     CR_TRY(cr_pass_forward(&base.pass));
-    cr_head_pass_forward(&base.head, &base.pass);
+    if (self->base_logprobs) {
+        base.head.logprobs = self->base_logprobs;
+        cr_head_pass_forward(&base.head, &base.pass);
+    } else {
+        cr_head_pass_norm(&base.head, &base.pass);
+    }
+    const size_t bytes = self->head.n * session->model->config.width * sizeof(float);
+    for (size_t c = 0; c < self->comparison_count; c++)
+        if (!self->comparisons[c].asked.teacher)
+            memcpy(self->comparisons[c].reference, base.head.normed, bytes);
     cr_arena_rewind(&session->arena, mark);
     return CR_OK;
+}
+
+/* Mean over the vocabulary of log p: mean of the head's rows · hidden - lse. */
+static void give_means(const cr_predicting *self, const cr_session *session)
+{
+    const size_t d = session->model->config.width;
+    for (size_t row = 0; self->mean_logprobs && row < self->head.n; row++) {
+        double logit = 0;
+        for (size_t c = 0; c < d; c++)
+            logit += (double)session->mean_row[c] * (double)self->head.normed[row * d + c];
+        self->mean_logprobs[row] = (float)(logit - (double)self->head.lse[row]);
+    }
+}
+
+/* Once a session: the head does not change. */
+static int find_mean_row(cr_session *session)
+{
+    const cr_matrix *head = &session->model->head;
+    const size_t d = head->columns;
+    if (session->mean_row)
+        return CR_OK;
+    float *row = cr_calloc(d, sizeof *row);
+    double *sum = cr_calloc(d, sizeof *sum);
+    for (size_t v = 0; row && sum && v < head->rows; v++) {
+        cr_matrix_row(row, head, v);
+        for (size_t c = 0; c < d; c++)
+            sum[c] += (double)row[c];
+    }
+    for (size_t c = 0; row && sum && c < d; c++)
+        row[c] = (float)(sum[c] / (double)head->rows);
+    session->mean_row = sum ? row : NULL;
+    if (!sum)
+        cr_free(row);
+    cr_free(sum);
+    return session->mean_row ? CR_OK : CR_ENOMEM;
 }
 
 static int run_main(cr_predicting *self, cr_session *session)
@@ -435,6 +528,10 @@ static int run_main(cr_predicting *self, cr_session *session)
     CR_TRY(cr_pass_forward(&self->pass));
     cr_head_pass_forward(&self->head, &self->pass);
     spans_forward(&self->spans, &self->pass);
+    give_means(self, session);
+    for (size_t c = 0; c < self->comparison_count; c++)
+        cr_comparing_run(&self->comparisons[c], session, self->head.normed, self->head.n,
+                         self->comparison_scratch);
     return CR_OK;
 }
 
@@ -457,11 +554,13 @@ static void give_candidates(const cr_predicting *self, double *out, const float 
         out[k] = (double)logprobs[self->candidate_pick[first + k]];
 }
 
-static void give_entropy(const cr_predicting *self, double *out, size_t position, size_t length)
+/* Values of the head's rows at positions that are shown; 0 elsewhere. */
+static void give_rows(const cr_predicting *self, double *out, const float *rows, size_t position,
+                      size_t length)
 {
     for (size_t t = 0; t < length; t++) {
         size_t row = self->shown_row[position + t];
-        out[t] = row == NONE ? 0 : (double)self->head.entropy[row];
+        out[t] = row == NONE ? 0 : (double)rows[row];
     }
 }
 
@@ -479,7 +578,12 @@ static void give_values(cr_predicting *self)
             give_targets(self, values + a->base_logprobs_at, self->base_logprobs, position,
                          a->length);
         if (self->outputs & CR_ENTROPY)
-            give_entropy(self, values + a->entropy_at, position, a->length);
+            give_rows(self, values + a->entropy_at, self->head.entropy, position, a->length);
+        if (self->outputs & CR_MEAN_LOGPROBS)
+            give_rows(self, values + a->mean_logprobs_at, self->mean_logprobs, position, a->length);
+        for (size_t c = 0; c < self->comparison_count; c++)
+            give_rows(self, values + a->comparisons_at + c * a->length, self->comparisons[c].values,
+                      position, a->length);
         if (self->outputs & CR_CANDIDATES)
             give_candidates(self, values + a->candidates_at, self->head.logprobs, candidate,
                             a->candidates);
@@ -502,30 +606,47 @@ static void take_targets(const cr_predicting *self, const double *slopes, size_t
     }
 }
 
-static void take_entropy(const cr_predicting *self, const double *slopes, size_t position,
-                         size_t length)
+static void take_rows(const cr_predicting *self, float *rows, const double *slopes, size_t position,
+                      size_t length)
 {
     for (size_t t = 0; t < length; t++) {
         size_t row = self->shown_row[position + t];
         if (row != NONE)
-            self->head.entropy_slopes[row] = (float)slopes[t];
+            rows[row] = (float)slopes[t];
     }
+}
+
+static void clear_slopes(cr_predicting *self)
+{
+    const size_t bytes = self->head.n * sizeof(float);
+    memset(self->head.slopes, 0, self->starts[self->head.n] * sizeof(float));
+    if (self->head.entropy_slopes)
+        memset(self->head.entropy_slopes, 0, bytes);
+    if (self->mean_slopes)
+        memset(self->mean_slopes, 0, bytes);
+    for (size_t c = 0; c < self->comparison_count; c++)
+        memset(self->comparisons[c].slopes, 0, bytes);
 }
 
 static void take_slopes(cr_predicting *self)
 {
     const size_t d = self->pass.model->config.width;
     size_t candidate = 0, span = 0;
-    memset(self->head.slopes, 0, self->starts[self->head.n] * sizeof(float));
-    if (self->head.entropy_slopes)
-        memset(self->head.entropy_slopes, 0, self->head.n * sizeof(float));
+    clear_slopes(self);
     for (size_t i = 0; i < self->batch.count; i++) {
         const cr_answer *a = &self->answers[i];
         const size_t position = self->batch.rows.starts[i];
         if (self->outputs & CR_LOGPROBS)
             take_targets(self, self->slopes + a->logprobs_at, position, a->length);
         if (self->outputs & CR_ENTROPY)
-            take_entropy(self, self->slopes + a->entropy_at, position, a->length);
+            take_rows(self, self->head.entropy_slopes, self->slopes + a->entropy_at, position,
+                      a->length);
+        if (self->outputs & CR_MEAN_LOGPROBS)
+            take_rows(self, self->mean_slopes, self->slopes + a->mean_logprobs_at, position,
+                      a->length);
+        for (size_t c = 0; c < self->comparison_count; c++)
+            take_rows(self, self->comparisons[c].slopes,
+                      self->slopes + a->comparisons_at + c * a->length, position, a->length);
         for (size_t k = 0; self->outputs & CR_CANDIDATES && k < a->candidates; k++)
             self->head.slopes[self->candidate_pick[candidate + k]] =
                 (float)self->slopes[a->candidates_at + k];
@@ -545,14 +666,24 @@ static bool all_finite(const double *values, size_t count)
     return sum == 0;
 }
 
+static int ask_teachers(cr_predicting *self, cr_session *session)
+{
+    const cr_head_pass head = head_of(self);
+    for (size_t c = 0; c < self->comparison_count; c++)
+        if (self->comparisons[c].asked.teacher)
+            CR_TRY(cr_comparing_ask(&self->comparisons[c], session, &self->batch.rows, &head));
+    return CR_OK;
+}
+
 static int run(cr_predicting *self, cr_session *session, const cr_datum *datums,
                const cr_predict_request *request)
 {
     CR_TRY(reserve(self, session));
     CR_TRY(lay_out_lists(self, session, &session->arena));
     fill_lists(self, datums, request);
-    if (self->outputs & BASE_OUTPUTS)
+    if (needs_base(self))
         CR_TRY(run_base(self, session));
+    CR_TRY(ask_teachers(self, session));
     CR_TRY(run_main(self, session));
     give_values(self);
     return CR_OK;
@@ -567,7 +698,9 @@ int cr_session_predict(cr_session *session, const cr_datum *datums, size_t count
     cr_session_enter(session);
     CR_TRY(predicting_of(session, &self));
     CR_TRY(cr_batch_check(&counts, datums, count, config));
-    CR_TRY(check_request(request, datums, count, config));
+    CR_TRY(check_request(request, datums, count, session));
+    if (request->outputs & CR_MEAN_LOGPROBS)
+        CR_TRY(find_mean_row(session));
     measure(self, session, datums, count, request);
     CR_TRY(run(self, session, datums, request));
     if (request->train)
@@ -592,9 +725,29 @@ static int open_prediction(const cr_session *session, cr_predicting **out)
     return CR_OK;
 }
 
+/* dnormed of a row += the slopes of means and comparisons. */
+static void pull_task(void *argument, size_t row, int thread)
+{
+    (void)thread;
+    const cr_session *session = argument;
+    const cr_predicting *self = session->predicting;
+    const cr_kernels *kernels = session->compute.kernels;
+    const size_t d = session->model->config.width;
+    float *out = self->head.dnormed + row * d;
+    for (size_t c = 0; c < self->comparison_count; c++)
+        kernels->axpy(out, self->comparisons[c].slopes[row], self->comparisons[c].pull + row * d,
+                      d);
+    if (!self->mean_slopes)
+        return;
+    kernels->axpy(out, self->mean_slopes[row], session->mean_row, d);
+    kernels->axpy(out, -self->mean_slopes[row], self->head.expected + row * d, d);
+}
+
 static int run_backward(cr_predicting *self, cr_session *session)
 {
     take_slopes(self);
+    cr_head_pass_slopes(&self->head, &self->pass);
+    cr_parallel_for(session->compute.pool, self->head.n, pull_task, session);
     cr_head_pass_backward(&self->head, &self->pass);
     spans_backward(&self->spans, &self->pass);
     CR_TRY(cr_pass_backward(&self->pass));

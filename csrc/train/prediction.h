@@ -10,6 +10,7 @@
 #ifndef CR_PREDICTION_H
 #define CR_PREDICTION_H
 
+#include "train/comparison.h"
 #include "train/loss.h"
 #include "train/session.h"
 
@@ -30,17 +31,21 @@ typedef struct cr_predicting {
     cr_micro_batch batch;
     cr_head_pass head;
     cr_span_pass spans;
-    size_t most_rows, most_picks; /* of the head: room for them */
-    size_t candidate_count;       /* K of all datums */
-    cr_answer *answers;           /* [datums] */
-    size_t *row_of;               /* [n] row of the head for each position, or SIZE_MAX */
-    size_t *shown_row;            /* [n] the same where log-probability and entropy are shown */
-    size_t *target_pick;          /* [n] pick of its target, or SIZE_MAX */
-    size_t *candidate_pick;       /* [K] */
-    size_t *places, *starts;      /* [most_rows], [most_rows + 1] */
-    int32_t *ids;                 /* [most_picks] */
-    float *base_logprobs;         /* [most_picks] of the picks under the base */
-    double *values, *slopes;      /* [count] */
+    cr_comparing comparisons[CR_MOST_COMPARISONS];
+    size_t comparison_count;
+    float *comparison_scratch;
+    float *mean_logprobs, *mean_slopes; /* [most_rows]; NULL when nobody asks */
+    size_t most_rows, most_picks;       /* of the head: room for them */
+    size_t candidate_count;             /* K of all datums */
+    cr_answer *answers;                 /* [datums] */
+    size_t *row_of;                     /* [n] row of the head for each position, or SIZE_MAX */
+    size_t *shown_row;       /* [n] the same where log-probability and entropy are shown */
+    size_t *target_pick;     /* [n] pick of its target, or SIZE_MAX */
+    size_t *candidate_pick;  /* [K] */
+    size_t *places, *starts; /* [most_rows], [most_rows + 1] */
+    int32_t *ids;            /* [most_picks] */
+    float *base_logprobs;    /* [most_picks] of the picks under the base */
+    double *values, *slopes; /* [count] */
     size_t count;
     cr_piece piece;
     cr_loan *loan;

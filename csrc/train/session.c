@@ -66,6 +66,7 @@ static void destroy(cr_session *session)
     cr_shares_free(session->shares);
     cr_watch_free(session->watch);
     cr_arena_free(&session->arena);
+    cr_free(session->mean_row);
     cr_free(session->partial);
     cr_lora_free(&session->lora);
     cr_compute_free(&session->compute);
@@ -149,7 +150,8 @@ static int lay_out(micro_pass *micro, const cr_session *session, cr_arena *arena
         cr_micro_batch_prepare(&micro->batch, arena, cr_session_dropout_key(session), first_index));
     micro->pass.batch = micro->batch.rows;
     micro->pass.batch.dropout = (float)session->config.dropout;
-    const cr_head_pass_needs needs = {micro->batch.selected, micro->batch.selected, false, false};
+    const cr_head_pass_needs needs = {micro->batch.selected, micro->batch.selected, false, false,
+                                      false};
     micro->head = (cr_head_pass){.n = micro->batch.selected,
                                  .places = micro->batch.places,
                                  .picks = {NULL, micro->batch.targets}};
@@ -230,6 +232,7 @@ static int run_micro(micro_pass *micro, cr_session *session, double scale, doubl
 {
     CR_TRY(run_forward(micro, session, first_index));
     *sum += fill_slopes(micro, scale);
+    cr_head_pass_slopes(&micro->head, &micro->pass);
     cr_head_pass_backward(&micro->head, &micro->pass);
     CR_TRY(cr_pass_backward(&micro->pass));
     cr_lora_zero_frozen(&session->lora);

@@ -17,6 +17,7 @@ struct cr_session {
     uint64_t step;            /* updates made */
     uint64_t window_datums;   /* datums since the last update: part of dropout's key */
     struct cr_watch *watch;   /* train/watch.h; NULL until something is asked for */
+    float *mean_row;          /* [d] mean of the head's rows; NULL before it is asked for */
     struct cr_shares *shares; /* train/shares.h; NULL until gradients are shared among terms */
     struct cr_predicting *predicting; /* train/prediction.h; NULL before the first prediction */
     volatile int cancelled;
