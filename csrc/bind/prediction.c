@@ -22,6 +22,7 @@ static const struct {
     {"logprobs", CR_LOGPROBS},           {"entropy", CR_ENTROPY},
     {"candidates", CR_CANDIDATES},       {"hidden", CR_HIDDEN},
     {"base_logprobs", CR_BASE_LOGPROBS}, {"base_candidates", CR_BASE_CANDIDATES},
+    {"mean_logprobs", CR_MEAN_LOGPROBS},
 };
 
 #define OUTPUTS (sizeof output_bits / sizeof output_bits[0])
@@ -119,7 +120,7 @@ typedef struct comparison_fields {
 static const bind_field one_comparison[] = {
     {"kind", BIND_TEXT, offsetof(comparison_fields, kind), 0, 0, BIND_REQUIRED},
     {"temperature", BIND_NUMBER, offsetof(comparison_fields, temperature), 0, INFINITY, BIND_ABOVE},
-    {"teacher", BIND_LIST, 0, 0, 0, 0},
+    {"teacher", BIND_HANDLE, 0, 0, 0, 0},
     {NULL, BIND_LIST, 0, 0, 0, 0},
 };
 
@@ -141,8 +142,11 @@ static void read_comparison(lua_State *L, int arg, cr_comparison *out)
     luaL_argcheck(L, lua_type(L, table) == LUA_TTABLE, arg, "comparisons: expected tables");
     bind_read_record(L, table, one_comparison, &fields);
     *out = (cr_comparison){comparison_kind(L, arg, fields.kind), fields.temperature, NULL};
-    if (bind_get(L, table, "teacher") != LUA_TNIL)
-        out->teacher = bind_core(L, lua_gettop(L), &bind_session_class);
+    if (bind_get(L, table, "teacher") == LUA_TNIL)
+        return;
+    luaL_argcheck(L, luaL_testudata(L, -1, bind_session_class.name), arg,
+                  "comparisons: expected a session as teacher");
+    out->teacher = bind_core(L, lua_gettop(L), &bind_session_class);
 }
 
 static void read_comparisons(lua_State *L, int arg, cr_predict_request *request)

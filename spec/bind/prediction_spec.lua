@@ -71,6 +71,15 @@ describe("Session:predict", function()
       questions = { {}, { positions = { 1 } } } })
     refuses("question 1 has 1 ids, expected 2", { outputs = { "candidates" },
       questions = { { positions = { 1 }, counts = { 2 }, ids = { 1 } }, {} } })
+    refuses("there is no kind kl", { outputs = {}, comparisons = { { kind = "kl" } } })
+    refuses("comparisons: expected tables", { outputs = {}, comparisons = { 1 } })
+    refuses("temperature", { outputs = {}, comparisons = { { kind = "forward_kl", temperature = 0 } } })
+    refuses("teacher", { outputs = {}, comparisons = { { kind = "forward_kl", teacher = 1 } } })
+    local many = {}
+    for i = 1, 9 do many[i] = { kind = "forward_kl" } end
+    refuses("expected at most 8", { outputs = {}, comparisons = many })
+    expect.fails("argument", "a session cannot be its own teacher",
+      session:predict(batch, { outputs = {}, comparisons = { { kind = "forward_kl", teacher = session } } }))
     local function fails(message, question, outputs)
       expect.fails("argument", message,
         session:predict(batch, { outputs = outputs or { "candidates", "hidden" }, questions = { {}, question } }))

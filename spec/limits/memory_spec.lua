@@ -83,7 +83,8 @@ describe("a training step", function()
       questions[i] = { positions = { 2, 1 }, counts = { 2, 1 }, ids = { 5, 6, 7 }, spans = { 1, 2 } }
     end
     assert(session:predict(rows, { train = true, questions = questions,
-      outputs = { "logprobs", "entropy", "candidates", "hidden", "base_logprobs", "base_candidates" } }))
+      outputs = { "logprobs", "entropy", "candidates", "hidden", "mean_logprobs", "base_logprobs", "base_candidates" },
+      comparisons = { { kind = "reverse_kl", temperature = 2 }, { kind = "hidden_square" } } }))
     assert(session:backward())
     assert(session:optim_step(ADAM))
   end
@@ -264,7 +265,8 @@ describe("any one allocation may fail", function()
   it("in a prediction and its way back", function()
     local reference <close> = open()
     local rows, request = batch(3, 9, 4), { train = true, questions = { { spans = { 1, 3 } }, { spans = {} } },
-      outputs = { "logprobs", "entropy", "hidden", "base_logprobs" } }
+      outputs = { "logprobs", "entropy", "hidden", "base_logprobs", "mean_logprobs" },
+      comparisons = { { kind = "forward_kl" } } }
     local array = core.tensor
     local expected
     local function values_of(session)

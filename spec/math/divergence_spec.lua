@@ -17,7 +17,54 @@ local function sides(kind, n, d, e, vocabulary, temperature)
   }
 end
 
+local fixture = require("crucible.json").decode(assert(require("crucible.core").fs.read_file(
+  "spec/fixtures/builtin_losses.json")))
+local KINDS = { forward_kl = 0, reverse_kl = 1, jensen_shannon = 2, logit_square = 3 }
+
+local function weighted(slope)
+  return lists.map(slope, function(x, i) return x * fixture.weights[(i - 1) // fixture.d + 1] end)
+end
+
+-- Value and gradient of a case by the head's outputs.
+local function by_head(case, kernels)
+  local p = with(fixture, { kernels = kernels, entropy = true })
+  local logprobs, expected, lse, entropy, tilt = native.math.head(p)
+  if case.name == "entropy" then return entropy, weighted(lists.map(tilt, function(x) return -x end)) end
+  local smoothing, value, slope = case.smoothing or 0, {}, {}
+  for i = 1, p.n do
+    local mean = lists.fill(p.d, 0)
+    for v = 1, p.vocabulary do mean = lists.add(mean, 1 / p.vocabulary, lists.slice(p.head, (v - 1) * p.d + 1, p.d)) end
+    local row = lists.slice(p.hidden, (i - 1) * p.d + 1, p.d)
+    local target = lists.slice(p.head, p.targets[i] * p.d + 1, p.d)
+    value[i] = -(1 - smoothing) * logprobs[i] - smoothing * (lists.dot(mean, row) - lse[i])
+    for c = 1, p.d do
+      local at = (i - 1) * p.d + c
+      slope[at] = expected[at] - (1 - smoothing) * target[c] - smoothing * mean[c]
+    end
+  end
+  return value, weighted(slope)
+end
+
 for _, kernels in ipairs(native.math.kernels()) do
+  describe("what PyTorch finds", function()
+    for _, case in ipairs(fixture.cases) do
+      local what = ("%s at temperature %g"):format(case.name, case.temperature or 1)
+      it(("is found by the %s kernels: %s"):format(kernels, what), function()
+        local value, slope
+        if KINDS[case.name] then
+          value, slope = divergence(with(fixture, {
+            kernels = kernels, kind = KINDS[case.name], temperature = case.temperature,
+          }))
+          slope = weighted(slope)
+        else
+          value, slope = by_head(case, kernels)
+        end
+        assert.is_nil(lists.first_beyond(value, case.value, 2e-6 * (1 + lists.largest(case.value))))
+        assert.is_nil(lists.first_beyond(slope, case.gradient, 2e-6 * (1 + lists.largest(case.gradient))))
+      end)
+    end
+  end)
+
   describe("divergences with the " .. kernels .. " kernels", function()
     for kind = 0, 3 do
       it(("of kind %d agree with the plain loop, at any size and temperature"):format(kind), function()

@@ -6,6 +6,7 @@
 --
 -- This module is a registry, and `new` makes others: names registered in one are not known to another.
 -- A registry lives in a Lua state and nowhere else.
+local cross_entropy = require "crucible.losses.cross_entropy"
 local errors = require "crucible.errors"
 local predictions = require "crucible.lora.predictions"
 local schema = require "crucible.schema"
@@ -26,6 +27,9 @@ local suggest = require "crucible.suggest"
 ---@field configure (fun(options: table?): crucible.lora.Loss)?  the loss with other options, for { name, options }
 ---@field options table?    that it was made with
 ---@field domain boolean?   reads claims and relations
+---@field comparisons { kind: string, temperature: number?, teacher: crucible.Session? }[]?
+---@field divide boolean?   false: the loss is the sum, whatever the count
+---@field fused boolean?    the engine has a pass of its own for it, where it stands alone
 ---@field terms { loss: crucible.lora.Loss, weight: number|fun(step: integer): number|nil, name: string? }[]?
 ---@field term_gradients boolean?  of a composite: report each term's gradient norm and cosine to the first term
 
@@ -45,24 +49,13 @@ local function supervised_targets(datum)
   return count
 end
 
--- Σ weight · −log p(target).
-local function cross_entropy(seen, targets)
-  local loss = 0
-  for i, target in ipairs(targets) do loss = loss - (seen.logprobs[i] * target.weights):sum() end
-  return { loss = loss }
-end
-
-local builtins = {
-  cross_entropy = {
-    name = "cross_entropy", type = "builtin", count = supervised_targets, outputs = { "logprobs" },
-    compute = cross_entropy,
-  },
-}
+local builtins = { cross_entropy = cross_entropy() }
+builtins.cross_entropy.configure = cross_entropy
 
 -- Losses in Lua, loaded when they are first asked for: each module is its configure.
 local shipped = {}
 for _, name in ipairs {
-  "unlikelihood", "focal", "entropy_bonus", "dpo", "orpo", "importance_sampling", "ppo", "grpo",
+  "kl_divergence", "mse", "unlikelihood", "focal", "entropy_bonus", "dpo", "orpo", "importance_sampling", "ppo", "grpo",
 } do shipped[name] = "crucible.losses." .. name end
 
 -- Losses of the domain are known once they are registered.
@@ -75,7 +68,7 @@ local registrations = {
 
 local known_fields = {
   "name", "type", "count", "outputs", "compute", "request", "positions", "scope", "metric_only", "weight", "requires",
-  "configure", "options", "domain", "terms", "term_gradients",
+  "configure", "options", "domain", "terms", "term_gradients", "comparisons", "divide", "fused",
 }
 local is_known_field = {}
 for _, field in ipairs(known_fields) do is_known_field[field] = true end

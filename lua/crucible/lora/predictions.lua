@@ -30,6 +30,9 @@
 --                                 counts positions; candidates[i][group].values is all of them in a row, [K]
 --     hidden[i]           [S, d]  mean over each of the S spans of request of the final hidden state, after
 --                                 the final norm
+--     mean_logprobs[i]    [T]     mean over the vocabulary of log p at t: label smoothing; 0 where the weight is 0
+--     comparisons[k][i]   [T]     how far position t is from a teacher's, for the k-th of the loss' `comparisons`; 0
+--                                 where the weight is 0
 --     base_logprobs[i], base_candidates[i]
 --                                 the same under the base model (lora left out): constants
 --
@@ -47,6 +50,11 @@
 --       },
 --       spans = { { 3, 9 }, { 12, 20 } },    first and last position, both included, 1 to T
 --     }
+--
+-- `comparisons` of a loss is a list of { kind, temperature = 1, teacher = session }, for the output "comparisons": kind
+-- is "forward_kl" (Σ p log(p / q), p the teacher's), "reverse_kl", "jensen_shannon", "logit_square" (mean over the
+-- vocabulary of squared differences of logits) or "hidden_square" (mean over d of those of final hidden
+-- states). The teacher is another session over the same vocabulary, or, left out, this model without its lora.
 --
 -- `ids` are token ids, `strings` are texts of exactly one token each; either one list for all positions or a
 -- list for each. A group may be empty (positions = {}).
@@ -98,6 +106,8 @@ local predictions = {}
 ---@field entropy crucible.Tensor[]
 ---@field candidates table<string, crucible.lora.Candidates>[]
 ---@field hidden crucible.Tensor[]
+---@field mean_logprobs crucible.Tensor[]
+---@field comparisons crucible.Tensor[][]
 ---@field base_logprobs crucible.Tensor[]
 ---@field base_candidates table<string, crucible.lora.Candidates>[]
 
@@ -108,7 +118,9 @@ local predictions = {}
 ---@field [integer] crucible.Tensor [k] at the position of that number
 
 --- Names that `outputs` may hold.
-predictions.outputs = { "logprobs", "entropy", "candidates", "hidden", "base_logprobs", "base_candidates" }
+predictions.outputs = {
+  "logprobs", "entropy", "candidates", "hidden", "mean_logprobs", "comparisons", "base_logprobs", "base_candidates",
+}
 
 local known_output = {}
 for _, name in ipairs(predictions.outputs) do known_output[name] = true end
@@ -380,6 +392,26 @@ local function wants(loss, ...)
   return false
 end
 
+-- The comparisons of a term, added to those of all terms; how many there were before.
+local function compare(request, term)
+  local first = #request.comparisons
+  if not wants(term.loss, "comparisons") then return first end
+  if type(term.loss.comparisons) ~= "table" or #term.loss.comparisons == 0 then
+    errors.raise('loss "%s": an output "comparisons" needs comparisons = { { kind = … }, … }', term.name)
+  end
+  for _, asked in ipairs(term.loss.comparisons) do
+    local teacher = asked.teacher
+    if teacher ~= nil and (type(teacher) ~= "table" or not teacher.core) then
+      errors.raise('loss "%s": a teacher must be a session of this engine, got %s', term.name, schema.show(teacher))
+    end
+    if teacher and teacher.closed then errors.raise('loss "%s": its teacher is closed', term.name) end
+    table.insert(request.comparisons, {
+      kind = asked.kind, temperature = asked.temperature, teacher = teacher and teacher.core,
+    })
+  end
+  return first
+end
+
 -- What a term asks about a datum, added to the question of all terms.
 local function ask(question, term, datum, index, tokenizer)
   local loss, asked = term.loss, { first_span = #question.spans // 2, spans = 0, groups = {} }
@@ -401,7 +433,7 @@ end
 ---@param tokenizer crucible.Tokenizer
 ---@return table request, table<crucible.lora.Term, table[]> asked
 function predictions.request(terms, datums, tokenizer)
-  local named, request, asked = {}, { outputs = {}, every_position = false }, {}
+  local named, request, asked = { comparisons = true }, { outputs = {}, comparisons = {}, every_position = false }, {}
   local questions, any = {}, false
   for i = 1, #datums do questions[i] = new_question() end
   for _, term in ipairs(terms) do
@@ -410,7 +442,7 @@ function predictions.request(terms, datums, tokenizer)
       named[output] = true
     end
     request.every_position = request.every_position or term.loss.positions == "all"
-    asked[term] = {}
+    asked[term] = { first_comparison = compare(request, term) }
     for i, datum in ipairs(datums) do asked[term][i] = ask(questions[i], term, datum, i, tokenizer) end
     any = any or wants(term.loss, "candidates", "base_candidates", "hidden")
   end
@@ -503,9 +535,25 @@ local function hidden_of(self)
   return list
 end
 
+-- A list of tensors for each comparison of the term.
+local function comparisons_of(self)
+  local lists, all = {}, self.term.loss.positions == "all"
+  for k = 1, #self.term.loss.comparisons do
+    lists[k] = {}
+    for i, answer in ipairs(self.source.answers) do
+      local first = answer.comparisons + (self.asked.first_comparison + k - 1) * answer.length
+      local whole, weights = piece(self.source, "comparisons", i, first, answer.length), self.source.datums[i].weights
+      local masked = self.source.every_position and not all and weights
+      lists[k][i] = masked and whole * tensor.new(weights):ne(0) or whole
+    end
+  end
+  return lists
+end
+
 local function make_output(self, output)
   if output == "hidden" then return hidden_of(self) end
   if output:find("candidates$") then return groups_of(self, output) end
+  if output == "comparisons" then return comparisons_of(self) end
   if self.source.every_position and self.term.loss.positions ~= "all" then return masked_list(self.source, output) end
   return shared_list(self.source, output)
 end

@@ -70,7 +70,7 @@ end
 -- The sum that a loss written in Lua computes, without slopes.
 local function computed(session, batch, loss)
   local found, message, code = session:forward(batch, {
-    outputs = loss.outputs, request = loss.request, positions = loss.positions,
+    outputs = loss.outputs, request = loss.request, positions = loss.positions, comparisons = loss.comparisons,
   })
   if not found then return nil, message, code end
   local value = loss.compute(found, predictions.targets(batch)).loss
@@ -83,7 +83,7 @@ local function mean_of(session, list, loss)
   for _, batch in ipairs(loss.scope == "batch" and { list } or pieces_of(list)) do
     if predictions.counts(loss, batch)[loss.name] > 0 then
       local part, message, code
-      if loss.type == "builtin" then
+      if loss.fused then
         part, message, code = cross_entropy_of(session, batch)
       else
         part, message, code = computed(session, batch, loss)
@@ -92,7 +92,8 @@ local function mean_of(session, list, loss)
       sum = sum + part
     end
   end
-  return units > 0 and sum / units or 0 / 0
+  if units == 0 then return 0 / 0 end
+  return loss.divide == false and sum or sum / units
 end
 
 --- The mean of a loss over held-out datums, divided by units as in training; dropout is off. `loss` is the

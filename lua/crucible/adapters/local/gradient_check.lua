@@ -98,18 +98,22 @@ local function scaled(list, factor)
   return out
 end
 
--- A direction of length 1: normal numbers, each matrix as long as its gradient, so that none drowns.
+-- A direction of length 1 that has two parts: half of the gradient's entries, drawn, and normal numbers
+-- everywhere, where the gradient may lack something.
 local function random_direction(gradient, seed)
-  local out, names = {}, {}
+  local half, noise, names = {}, {}, {}
   for name in pairs(gradient) do names[#names + 1] = name end
   table.sort(names)
   for k, name in ipairs(names) do
-    local drawn = tensor.randn(#gradient[name], { seed = seed * 100003 + k })
-    local own = { [name] = drawn:totable() }
-    local length = norm_of { gradient[name] } / math.max(norm_of(own), 1e-30)
-    out[name] = scaled(own, length)[name]
+    local drawn = tensor.randn(#gradient[name], { seed = seed * 100003 + k }):totable()
+    half[name], noise[name] = {}, drawn
+    for i, value in ipairs(gradient[name]) do half[name][i] = drawn[i] > 0 and value or 0 end
   end
-  return scaled(out, 1 / math.max(norm_of(out), 1e-30))
+  local one, other = 1 / math.max(norm_of(half), 1e-30), 1 / math.max(norm_of(noise), 1e-30)
+  for name, values in pairs(half) do
+    for i, value in ipairs(values) do values[i] = value * one + noise[name][i] * other end
+  end
+  return scaled(half, 1 / math.max(norm_of(half), 1e-30))
 end
 
 local function write_at(core, weights, direction, t)
@@ -131,14 +135,15 @@ local function along(session, weights, direction, step, value)
   return found
 end
 
--- A long step bends, a short one drowns in rounding: a quarter of the step is tried where the first disagrees.
+-- A long step bends, a short one drowns in rounding: shorter ones are tried while the last disagrees.
 local function nearest(session, weights, direction, given, value, expected, norm)
-  local found = along(session, weights, direction, given.step, value)
-  local relative = math.abs(found - expected) / norm
-  if relative <= given.tolerance / 2 then return found, relative end
-  local finer = along(session, weights, direction, given.step / 4, value)
-  local closer = math.abs(finer - expected) / norm
-  if closer < relative or relative ~= relative then return finer, closer end
+  local found, relative
+  for _, part in ipairs { 1, 4, 16 } do
+    local slope = along(session, weights, direction, given.step / part, value)
+    local off = math.abs(slope - expected) / norm
+    if not relative or off < relative or relative ~= relative then found, relative = slope, off end
+    if relative <= given.tolerance / 4 then break end
+  end
   return found, relative
 end
 

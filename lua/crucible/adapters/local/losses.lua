@@ -138,7 +138,7 @@ local function walk_back(run, term, scalar, source, factor)
   return reached, pulls
 end
 
-local slope_outputs = { logprobs = "length", entropy = "length" }
+local slope_outputs = { logprobs = true, entropy = true, mean_logprobs = true }
 
 local function add_given(run, term, given, what, leaf, factor)
   if given == nil then return false end
@@ -182,7 +182,8 @@ local function take_given(run, term, slopes, source, asked, factor)
         local leaf = { output = output, datum = i, first = answer[output], count = answer.length }
         added = add_given(run, term, given, ("%s[%d]"):format(output, i), leaf, factor)
       else
-        fault(run, term, "slopes.%s: there are slopes of logprobs, entropy, candidates and hidden", tostring(output))
+        fault(run, term, "slopes.%s: there are slopes of logprobs, entropy, mean_logprobs, candidates and hidden",
+          tostring(output))
       end
       pulls = pulls or added
     end
@@ -340,13 +341,15 @@ losses.divisor = divisor
 
 local function new_run(session, batch, loss, counts, apart)
   local run = {
-    apart = apart, session = session, core = session.core, step = session.core:step() + 1, divisors = {}, totals = {},
+    apart = apart, session = session, core = session.core, step = session.core:step() + 1, divisors = {}, shares = {},
+    totals = {},
     supervised = 0, tokens = 0, counts = predictions.counts(loss, batch),
   }
   run.terms = predictions.terms(loss, run.step)
   for _, term in ipairs(run.terms) do
     predictions.check(term.loss)
-    run.divisors[term.name] = divisor(term.name, counts or run.counts)
+    run.shares[term.name] = divisor(term.name, counts or run.counts)
+    run.divisors[term.name] = term.loss.divide == false and 1 or run.shares[term.name]
     run.totals[term.name] = { sum = 0, pulls = false, fields = {}, tallies = {} }
     run.whole = run.whole or term.loss.scope == "batch"
   end
@@ -369,12 +372,12 @@ local function result_of(run)
     supervised = run.supervised, tokens = run.tokens,
   }
   for _, term in ipairs(run.terms) do
-    local total, by = run.totals[term.name], run.divisors[term.name]
+    local total, by, share = run.totals[term.name], run.divisors[term.name], run.shares[term.name]
     local value = total.sum / by
     result.loss = result.loss + term.weight * value
     result.components[term.name], result.weighted[term.name] = value, term.weight * value
     result.sums[term.name] = total.sum
-    for field, sum in pairs(total.fields) do result.components[term.name .. "." .. field] = sum / by end
+    for field, sum in pairs(total.fields) do result.components[term.name .. "." .. field] = sum / share end
     for field, tally in pairs(total.tallies) do
       local name = term.name .. "." .. field
       result.tallies[name] = tally
@@ -498,7 +501,11 @@ local function names_of(active, answers, asked, width)
     for _, output in ipairs(one.term.loss.outputs) do
       for i, answer in ipairs(answers) do
         local own = asked[one.term][i]
-        if output == "logprobs" or output == "entropy" then add(output, i, answer[output], answer.length) end
+        if slope_outputs[output] then add(output, i, answer[output], answer.length) end
+        for k = 1, output == "comparisons" and #one.term.loss.comparisons or 0 do
+          local first = answer.comparisons + (asked[one.term].first_comparison + k - 1) * answer.length
+          add(output, i, first, answer.length)
+        end
         if output == "hidden" then add(output, i, answer.hidden + own.first_span * width, own.spans * width) end
         for _, group in ipairs(output == "candidates" and own.groups or {}) do
           add(output, i, answer.candidates + group.first, group.count)
@@ -556,6 +563,11 @@ local function forward_piece(session, datums, term)
   }, term, asked[term])
 end
 
+local function place(lists, c)
+  lists[c] = lists[c] or {}
+  return lists[c]
+end
+
 --- Outputs without a gradient, dropout off: what a loss with these outputs would see, as constants that
 --- stay.
 ---@param session crucible.Session
@@ -565,6 +577,7 @@ end
 function losses.forward(session, batch, asked)
   local term = { name = "session:forward", weight = 1, loss = {
     name = "session:forward", outputs = asked.outputs, request = asked.request, positions = asked.positions,
+    comparisons = asked.comparisons,
   } }
   local result = { count = #batch }
   for _, output in ipairs(asked.outputs) do result[output] = {} end
@@ -572,7 +585,14 @@ function losses.forward(session, batch, asked)
     local view, message, code = forward_piece(session, datums_at(batch, piece), term)
     if not view then return nil, message, code end
     for _, output in ipairs(asked.outputs) do
-      for k, i in ipairs(piece) do result[output][i] = view[output][k] end
+      local seen = view[output]
+      for k, i in ipairs(piece) do
+        if output == "comparisons" then
+          for c, list in ipairs(seen) do place(result.comparisons, c)[i] = list[k] end
+        else
+          result[output][i] = seen[k]
+        end
+      end
     end
   end
   return result

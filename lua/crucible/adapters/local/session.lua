@@ -73,6 +73,8 @@ local forward_options = schema.new("session:forward", {
     doc = "what to return, as tensors; default: log-probabilities of the targets, as lists" },
   { name = "request", check = schema.callable,
     doc = "(datum) → { candidates, spans } for the outputs candidates and hidden" },
+  { name = "comparisons", check = schema.table,
+    doc = "{ { kind, temperature, teacher }, … } for the output comparisons" },
   { name = "positions", check = schema.one_of { "supervised", "all" },
     doc = 'with outputs: "all" = log-probabilities and entropy where the weight is 0 as well' },
   { name = "base", default = false, check = schema.boolean, doc = "without outputs: leave the lora out" },
@@ -132,7 +134,7 @@ function Session:forward_backward(batch, loss_fn, options)
   local given = backward_options:resolve(options)
   local loss = (self.loss_functions or loss_functions).resolve(loss_fn or "cross_entropy")
   given.term_gradients = given.term_gradients or loss.term_gradients or false
-  if loss.type ~= "builtin" or given.term_gradients then return self:custom_backward(batch, loss, given) end
+  if not loss.fused or given.term_gradients then return self:custom_backward(batch, loss, given) end
   local counts = loss_functions.counts(loss, batch)
   local scale = 1 / losses.divisor(loss.name, given.counts or counts)
   local found, message, code = handle(self):forward_backward(batch, { scale = scale, logprobs = given.logprobs })
