@@ -106,7 +106,10 @@ describe("losses", function()
     local composite = registry.composite { "cross_entropy", "topological" }
     assert.equal(composite, registry.resolve(composite))
     expect.raises('unknown loss "cross_entrpy"; did you mean "cross_entropy"?', registry.resolve, "cross_entrpy")
-    expect.raises('loss "cross_entropy" takes no options', registry.resolve, { "cross_entropy", { smoothing = 1 } })
+    expect.raises('loss "cross_entropy": unknown option "smoothing"', registry.resolve,
+      { "cross_entropy", { smoothing = 1 } })
+    registry.register("plain", { compute = function() end })
+    expect.raises('loss "plain" takes no options', registry.resolve, { "plain", { smoothing = 1 } })
     expect.raises('unknown option "spce"', registry.resolve, { "topological", { spce = "hidden" } })
     expect.raises("a loss is a name, { name, options }, a table with compute or a composite, got 3",
       registry.resolve, 3)
