@@ -261,7 +261,7 @@ static const char *role_text(cr_json_object config, const char *key)
 /* config.json's "bos_token_id": a number or a list of them. */
 static int32_t role_id(cr_json_object config, const char *key, size_t size)
 {
-    const cr_json_node *found = cr_json_field(config, key);
+    const cr_json_node *found = config.node ? cr_json_field(config, key) : NULL;
     if (found && found->kind == CR_JSON_ARRAY)
         found = cr_json_first(config.document, found);
     bool known = found && found->kind == CR_JSON_NUMBER && found->integer && found->value >= 0 &&
@@ -390,4 +390,17 @@ int cr_tokenizer_from_folder(cr_tokenizer **out, char **chat_template, const cr_
     if (code == CR_ENOTFOUND)
         code = CR_EFORMAT;
     return code < 0 ? cr_fail_context(code, "tokenizer.json") : CR_OK;
+}
+
+int cr_tokenizer_parse_json(cr_tokenizer **out, const char *json, size_t size)
+{
+    cr_json *document;
+    sources from = {.list = NULL};
+    *out = NULL;
+    CR_TRY(cr_json_parse(&document, json, size));
+    cr_json_object root = {document, cr_json_root(document)};
+    int code = root.node->kind == CR_JSON_OBJECT ? build(out, root, &from)
+                                                 : cr_fail(CR_EFORMAT, "expected a JSON object");
+    cr_json_free(document);
+    return code == CR_ENOTFOUND ? CR_EFORMAT : code;
 }

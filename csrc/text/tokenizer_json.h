@@ -14,4 +14,7 @@
 /* *template is the caller's, "" where the folder has none. Failures name the file. */
 int cr_tokenizer_from_folder(cr_tokenizer **out, char **chat_template, const cr_hub_folder *folder);
 
+/* From the content of a tokenizer.json alone: no token has a role. */
+int cr_tokenizer_parse_json(cr_tokenizer **out, const char *json, size_t size);
+
 #endif
