@@ -340,14 +340,11 @@
 
     path(line, values) {
       const [first, last] = this.span(line), parts = [];
-      let pen = "M";
+      const drawn = (i) => i >= first && i <= last && isNumber(values[i]) && !(this.log && values[i] <= 0);
       for (let i = first; i <= last; i++) {
-        if (!isNumber(values[i]) || (this.log && values[i] <= 0)) {
-          pen = "M";
-          continue;
-        }
-        parts.push(pen + this.box.x(line.x[i]).toFixed(1) + " " + this.box.y(values[i]).toFixed(1));
-        pen = "L";
+        if (!drawn(i)) continue;
+        parts.push((drawn(i - 1) ? "L" : "M") + this.box.x(line.x[i]).toFixed(1) + " " + this.box.y(values[i]).toFixed(1));
+        if (!drawn(i - 1) && !drawn(i + 1)) parts.push("h0"); // alone between gaps: a dot
       }
       return parts.join("");
     }

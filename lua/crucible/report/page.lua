@@ -99,11 +99,12 @@ local map_titles = {
 
 local function map_nodes(data, index)
   local maps, nodes = data.runs[index].maps, {}
+  local pieces = maps.size > 1 and ("; a column is the mean of %d steps"):format(maps.size) or ""
   for _, entry in ipairs(map_titles) do
     local key, title, unit = table.unpack(entry)
     if maps[key] then
       nodes[#nodes + 1] = h.figure({ class = "map wide", ["data-map"] = key, ["data-run"] = index - 1 },
-        h.figcaption({}, h.h3({}, title), h.span({ class = "unit" }, unit)))
+        h.figcaption({}, h.h3({}, title), h.span({ class = "unit" }, unit, pieces)))
     end
   end
   return nodes
