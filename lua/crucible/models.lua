@@ -307,7 +307,7 @@ local function is_path(text) return text:find("/", 1, true) ~= nil or text:lower
 local function missing(entry)
   local size = entry.bytes and (" (%.1f GB)"):format(entry.bytes / 1e9) or ""
   local how = scripted[entry.name] and "run: scripts/fetch_model " .. entry.name
-    or ('fetch it%s by models.fetch("%s")'):format(size, entry.name)
+    or ('fetch it%s by models.fetch("%s") or: crucible fetch %s'):format(size, entry.name, entry.name)
   return errors.failure("not_found", "%s is not at %s; %s", entry.name, models.cached_path(entry), how)
 end
 

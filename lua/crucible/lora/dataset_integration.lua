@@ -240,7 +240,6 @@ dataset_integration.row_options = schema.new("rows", common_entries)
 
 -- Whether a row passes the filter; nil, why when the filter raised.
 local function passes(filter, example)
-  if not filter then return true end
   local ok, kept = pcall(filter, example)
   if not ok then return nil, "the filter failed: " .. tostring(kept) end
   return kept and true or false
@@ -258,39 +257,38 @@ end
 
 -- The finished rows of a raw one: none when it is filtered out; nil, why when it is bad.
 local function finish(example, number, pick, transform, options)
-  local why, kept
   if pick then
-    example, why = pick(example)
-    if not example then return nil, why end
+    local picked, why = pick(example)
+    if not picked then return nil, why end
+    example = picked
   end
-  kept, why = passes(options.filter, example)
-  if why then return nil, why end
-  if not kept then return {} end
+  if options.filter then
+    local kept, why = passes(options.filter, example)
+    if why then return nil, why end
+    if not kept then return {} end
+  end
   return rows_module.convert(example, transform, number, options)
 end
 
--- A reader of finished rows over a reader of raw ones.
+-- A reader of finished rows over a reader of raw ones, of which each may give several.
 local function converter(next_raw, info, options, dataset)
   local transform, waiting, given = row_function(options, dataset), {}, 0
   local pick = options.columns and files.picker(options.columns)
   return function()
     while given >= #waiting do
       local example, number, code, bad_line = next_raw()
-      local ok, why = true
-      waiting, given = {}, 0
-      if code then
-        if not bad_line then return nil, number, code end
-        ok, why, code = skip(info, options, number, code)
-      elseif example == nil then
-        return nil
+      if code and not bad_line then return nil, number, code end
+      if example == nil and not code then return nil end
+      local made, why
+      if code then why = number else made, why = finish(example, number, pick, transform, options) end
+      if made then
+        if #made == 1 then return made[1] end
+        waiting, given = made, 0
       else
-        waiting, why = finish(example, number, pick, transform, options)
-        if not waiting then
-          waiting = {}
-          ok, why, code = skip(info, options, ("%s: row %s: %s"):format(info.source, number, why), "data")
-        end
+        if not code then why, code = ("%s: row %s: %s"):format(info.source, number, why), "data" end
+        local ok, message, failed = skip(info, options, why, code)
+        if not ok then return nil, message, failed end
       end
-      if not ok then return nil, why, code end
     end
     given = given + 1
     return waiting[given]

@@ -66,6 +66,11 @@ function rows.convert(example, formatter, number, defaults)
   if type(example) ~= "table" then return nil, ("is a %s, expected an object"):format(type(example)) end
   local ok, answer = xpcall(formatter, described, example, number)
   if not ok then return nil, answer end
+  if type(answer) == "table" and answer[1] == nil and answer.messages == nil then -- one row of input and output
+    local wrong = wrong_shape(answer)
+    if wrong then return nil, wrong end
+    return { complete(answer, defaults) }
+  end
   local list, made = listed(answer), {}
   for i = 1, math.max(1, #list) do
     local wrong = wrong_shape(list[i])
