@@ -18,7 +18,9 @@ describe("core.open_model", function()
     expect.fails("format", "expect.lua", core.open_model("spec/support/expect.lua"))
   end)
 
-  it("returns io for a folder", function() expect.fails("io", "spec/fixtures", core.open_model("spec/fixtures")) end)
+  it("returns not_found for a folder that is no model's", function()
+    expect.fails("not_found", "spec/fixtures/config.json", core.open_model("spec/fixtures"))
+  end)
 
   it("refuses what is no path", function()
     expect.raises("string expected, got no value", core.open_model)
