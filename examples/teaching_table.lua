@@ -127,25 +127,29 @@ end
 
 local ROWS_AT_ONCE = 4
 
--- Σ and count of each field that a loss reports over datums, and of the loss itself.
-local function reports_of(session, name, list)
+-- Σ and count of each field that a loss reports over datums, and of the loss itself, as a function of the field:
+-- its mean. `each` is told every row's own fields.
+local function reports_of(session, name, list, each)
   local loss, totals = losses.resolve(name), {}
   local function add(field, sum, count)
     local total = totals[field] or { sum = 0, count = 0 }
     total.sum, total.count, totals[field] = total.sum + sum, total.count + count, total
   end
-  for first = 1, #list, ROWS_AT_ONCE do
-    local batch = table.move(list, first, math.min(first + ROWS_AT_ONCE - 1, #list), 1, {})
+  local at_once = each and 1 or ROWS_AT_ONCE
+  for first = 1, #list, at_once do
+    local batch = table.move(list, first, math.min(first + at_once - 1, #list), 1, {})
     local units = predictions.counts(loss, batch)[loss.name]
     if units > 0 then
       local seen = assert(session:forward(batch, { outputs = loss.outputs, request = loss.request }))
-      for field, value in pairs(loss.compute(seen, predictions.targets(batch))) do
+      local found = loss.compute(seen, predictions.targets(batch))
+      for field, value in pairs(found) do
         if field == "loss" then
           add("loss", type(value) == "number" and value or value:item(), units)
         elseif type(value) == "table" then
           add(field, value.sum, value.count)
         end
       end
+      if each then each(found) end
     end
   end
   return function(field)
@@ -154,25 +158,19 @@ local function reports_of(session, name, list)
   end
 end
 
--- Mean |β₁ − β₁ of the target|: row by row, since signs must not cancel.
-local function betti_error(session, list)
-  local sum = 0
-  for _, datum in ipairs(list) do
-    local seen = reports_of(session, "topological", { datum })
-    sum = sum + math.abs((seen "betti_1" or 0) - (seen "target_betti_1" or 0))
-  end
-  return sum / #list
-end
-
 local function measure(session, dev, mixed)
-  local graph, labels = reports_of(session, "topological", dev), reports_of(session, "chirality", dev)
-  local cited, balance = reports_of(session, "citation_validity", dev), reports_of(session, "chirality", mixed)
+  local betti_error, rows = 0, 0
+  local graph = reports_of(session, "topological", dev, function(found) -- by row: signs must not cancel
+    betti_error, rows = betti_error + math.abs(found.betti_1.sum - found.target_betti_1.sum), rows + 1
+  end)
+  local labels, balance = reports_of(session, "chirality", dev), reports_of(session, "chirality", mixed)
+  local cited = reports_of(session, "citation_validity", dev)
   return {
     cross_entropy = reports_of(session, "cross_entropy", dev)("loss"), validity = 1 - cited "invalid_rate",
     precision = cited "precision", recall = cited "recall", destinations = graph "destination_accuracy",
     labels = labels "label_accuracy", balance_distance = (1 - balance "balance_score") * math.pi,
-    betti_1_error = betti_error(session, dev),
-    topological = graph "loss", chirality = labels "loss", citation_validity = cited "loss",
+    betti_1_error = betti_error / rows, topological = graph "loss", chirality = labels "loss",
+    citation_validity = cited "loss",
   }
 end
 

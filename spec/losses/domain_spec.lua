@@ -107,7 +107,7 @@ describe("The topological loss", function()
     assert.same({ sum = 2, count = 1 }, found.betti_0)
   end)
 
-  it("finds the right destinations of a star from any start", function()
+  it("finds the right destinations of a star from any start #slow", function()
     local loss, right, trials = registry.resolve "topological", 0, 6
     for trial = 1, trials do
       local logits = tensor.randn({ 3, 4 }, { seed = trial, requires_grad = true })
