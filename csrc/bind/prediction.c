@@ -22,7 +22,7 @@ static const struct {
     {"logprobs", CR_LOGPROBS},           {"entropy", CR_ENTROPY},
     {"candidates", CR_CANDIDATES},       {"hidden", CR_HIDDEN},
     {"base_logprobs", CR_BASE_LOGPROBS}, {"base_candidates", CR_BASE_CANDIDATES},
-    {"mean_logprobs", CR_MEAN_LOGPROBS},
+    {"mean_logprobs", CR_MEAN_LOGPROBS}, {"likeliest", CR_LIKELIEST},
 };
 
 #define OUTPUTS (sizeof output_bits / sizeof output_bits[0])
@@ -195,6 +195,7 @@ static void push_answer(lua_State *L, const cr_answer *answer)
     set_integer(L, "hidden", answer->hidden_at + 1);
     set_integer(L, "base_logprobs", answer->base_logprobs_at + 1);
     set_integer(L, "base_candidates", answer->base_candidates_at + 1);
+    set_integer(L, "likeliest", answer->likeliest_at + 1);
     set_integer(L, "mean_logprobs", answer->mean_logprobs_at + 1);
     set_integer(L, "comparisons", answer->comparisons_at + 1);
 }

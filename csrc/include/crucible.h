@@ -305,7 +305,8 @@ enum { /* outputs, as bits; log-probabilities are over the full vocabulary, in n
     CR_HIDDEN = 8,           /* [S, d] mean over each span of the final hidden state, after the norm */
     CR_BASE_LOGPROBS = 16,   /* the same without the LoRA branches: no slopes */
     CR_BASE_CANDIDATES = 32,
-    CR_MEAN_LOGPROBS = 64    /* [T] mean of log p over the vocabulary: label smoothing */
+    CR_MEAN_LOGPROBS = 64,   /* [T] mean of log p over the vocabulary: label smoothing */
+    CR_LIKELIEST = 128       /* [T] log p of the likeliest token: no slopes */
 };
 
 /* How far the distribution (or the hidden state) at each position is from a teacher's, [T]. p is the
@@ -352,7 +353,7 @@ typedef struct cr_predict_request {
 typedef struct cr_answer {
     size_t length, candidates, spans; /* T, K, S */
     size_t logprobs_at, entropy_at, candidates_at, hidden_at, base_logprobs_at, base_candidates_at;
-    size_t mean_logprobs_at, comparisons_at; /* of comparison c: comparisons_at + c · T */
+    size_t likeliest_at, mean_logprobs_at, comparisons_at; /* of comparison c: comparisons_at + c · T */
 } cr_answer;
 
 typedef struct cr_prediction {

@@ -228,6 +228,8 @@ static void join_task(void *argument, size_t row, int thread)
         job->out.lse[row] = lse;
     if (job->out.entropy)
         job->out.entropy[row] = logf(all.sum) - all.moment / all.sum;
+    if (job->out.likeliest)
+        job->out.likeliest[row] = all.maximum - lse;
     if (job->out.expected)
         join_expected(job, &all, row);
     if (job->out.tilt)
@@ -266,6 +268,7 @@ void cr_head_forward(cr_compute *compute, const cr_head_outputs *out, const floa
         job.out = (cr_head_outputs){.logprobs = out->logprobs,
                                     .lse = from_row(out->lse, first, 1),
                                     .entropy = from_row(out->entropy, first, 1),
+                                    .likeliest = from_row(out->likeliest, first, 1),
                                     .expected = from_row(out->expected, first, d),
                                     .tilt = from_row(out->tilt, first, d)};
         cr_parallel_for(compute->pool, GROUPS, group_task, &job);
@@ -376,6 +379,14 @@ static void plain_rows(const cr_head_outputs *out, const float *hidden, const cr
     }
 }
 
+static double plain_maximum(const cr_matrix *head, const float *hidden)
+{
+    double maximum = -INFINITY;
+    for (size_t v = 0; v < head->rows; v++)
+        maximum = fmax(maximum, plain_logit(head, v, hidden));
+    return maximum;
+}
+
 void cr_head_plain(const cr_head_outputs *out, const float *hidden, const cr_head_picks *picks,
                    const cr_matrix *head, size_t n)
 {
@@ -388,6 +399,8 @@ void cr_head_plain(const cr_head_outputs *out, const float *hidden, const cr_hea
             out->lse[row] = (float)lse;
         if (out->entropy)
             out->entropy[row] = (float)entropy;
+        if (out->likeliest)
+            out->likeliest[row] = (float)(plain_maximum(head, h) - lse);
         if (out->expected || out->tilt)
             plain_rows(out, h, head, row, lse, entropy);
     }

@@ -27,6 +27,7 @@ typedef struct cr_head_outputs {
     float *logprobs; /* [picks] log p(id); needed where there are picks */
     float *lse;      /* [n] log Σ_v exp(logit of v) */
     float *entropy;  /* [n] -Σ p log p */
+    float *likeliest; /* [n] log p of the likeliest token: the very value that a pick of it has */
     float *expected; /* [n, d] */
     float *tilt;     /* [n, d]; with entropy and expected alone */
 } cr_head_outputs;

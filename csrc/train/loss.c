@@ -20,6 +20,7 @@ int cr_head_pass_prepare(cr_head_pass *head, const cr_pass *pass, const cr_head_
     head->slopes = cr_take_floats(&from, needs->picks, 1);
     head->lse = take_if(needs->lse, &from, n, 1);
     head->entropy = take_if(entropy, &from, n, 1);
+    head->likeliest = take_if(needs->likeliest, &from, n, 1);
     head->entropy_slopes = take_if(entropy && train, &from, n, 1);
     head->raw = cr_take_floats(&from, n, d);
     head->normed = cr_take_floats(&from, n, d);
@@ -50,6 +51,7 @@ void cr_head_pass_forward(cr_head_pass *head, const cr_pass *pass)
     const cr_head_outputs out = {.logprobs = head->logprobs,
                                  .lse = head->lse,
                                  .entropy = head->entropy,
+                                 .likeliest = head->likeliest,
                                  .expected = head->expected,
                                  .tilt = head->tilt};
     cr_head_forward(pass->compute, &out, head->normed, &head->picks, &pass->model->head, head->n,

@@ -18,6 +18,7 @@ typedef struct cr_head_pass {
     float *lse;            /* [S]; NULL when nobody asks */
     float *entropy;        /* [S]; NULL when nobody asks */
     float *entropy_slopes; /* [S] */
+    float *likeliest;      /* [S] log p of the likeliest token; NULL when nobody asks */
     float *raw;            /* [S, d]: the last layer's output at the positions */
     float *normed;         /* [S, d] */
     float *inverse;        /* [S] */
@@ -30,7 +31,7 @@ typedef struct cr_head_pass {
 
 typedef struct cr_head_pass_needs {
     size_t n, picks;
-    bool lse, entropy;
+    bool lse, entropy, likeliest;
     bool again; /* backward may run more than once, or with several picks a position */
 } cr_head_pass_needs;
 

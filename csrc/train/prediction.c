@@ -9,7 +9,7 @@
 
 #define NONE SIZE_MAX
 #define TARGET_OUTPUTS (CR_LOGPROBS | CR_BASE_LOGPROBS)
-#define POSITION_OUTPUTS (TARGET_OUTPUTS | CR_ENTROPY | CR_MEAN_LOGPROBS)
+#define POSITION_OUTPUTS (TARGET_OUTPUTS | CR_ENTROPY | CR_LIKELIEST | CR_MEAN_LOGPROBS)
 #define CANDIDATE_OUTPUTS (CR_CANDIDATES | CR_BASE_CANDIDATES)
 #define BASE_OUTPUTS (CR_BASE_LOGPROBS | CR_BASE_CANDIDATES)
 #define ALL_OUTPUTS (POSITION_OUTPUTS | CANDIDATE_OUTPUTS | CR_HIDDEN)
@@ -182,6 +182,8 @@ static size_t place_answer(const cr_predicting *self, cr_answer *out, const cr_d
     at += outputs & CR_LOGPROBS ? out->length : 0;
     out->entropy_at = at;
     at += outputs & CR_ENTROPY ? out->length : 0;
+    out->likeliest_at = at;
+    at += outputs & CR_LIKELIEST ? out->length : 0;
     out->candidates_at = at;
     at += outputs & CR_CANDIDATES ? out->candidates : 0;
     out->hidden_at = at;
@@ -395,6 +397,7 @@ static cr_head_pass_needs needs_of(const cr_predicting *self, bool base)
                                 .picks = self->most_picks,
                                 .lse = !base && self->outputs & CR_MEAN_LOGPROBS,
                                 .entropy = !base && self->outputs & CR_ENTROPY,
+                                .likeliest = !base && self->outputs & CR_LIKELIEST,
                                 .again = true};
 }
 
@@ -579,6 +582,8 @@ static void give_values(cr_predicting *self)
                          a->length);
         if (self->outputs & CR_ENTROPY)
             give_rows(self, values + a->entropy_at, self->head.entropy, position, a->length);
+        if (self->outputs & CR_LIKELIEST)
+            give_rows(self, values + a->likeliest_at, self->head.likeliest, position, a->length);
         if (self->outputs & CR_MEAN_LOGPROBS)
             give_rows(self, values + a->mean_logprobs_at, self->mean_logprobs, position, a->length);
         for (size_t c = 0; c < self->comparison_count; c++)

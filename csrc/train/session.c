@@ -150,8 +150,7 @@ static int lay_out(micro_pass *micro, const cr_session *session, cr_arena *arena
         cr_micro_batch_prepare(&micro->batch, arena, cr_session_dropout_key(session), first_index));
     micro->pass.batch = micro->batch.rows;
     micro->pass.batch.dropout = (float)session->config.dropout;
-    const cr_head_pass_needs needs = {micro->batch.selected, micro->batch.selected, false, false,
-                                      false};
+    const cr_head_pass_needs needs = {.n = micro->batch.selected, .picks = micro->batch.selected};
     micro->head = (cr_head_pass){.n = micro->batch.selected,
                                  .places = micro->batch.places,
                                  .picks = {NULL, micro->batch.targets}};

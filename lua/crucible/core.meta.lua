@@ -232,7 +232,7 @@ function Session:forward_backward(batch, options) end
 ---@field spans integer[]?      first and last position of each span
 
 ---@class crucible.core.PredictRequest
----@field outputs string[]        logprobs, entropy, candidates, hidden, mean_logprobs, base_logprobs, base_candidates
+---@field outputs string[]        logprobs, entropy, candidates, hidden, likeliest, mean_logprobs, base_logprobs, base_candidates
 ---@field comparisons { kind: string, temperature: number?, teacher: crucible.core.Session? }[]?  at most 8; kind is
 --- forward_kl, reverse_kl, jensen_shannon, logit_square or hidden_square; without a teacher, the base
 ---@field every_position boolean? log-probabilities and entropy where the weight is 0 as well

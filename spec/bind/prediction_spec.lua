@@ -60,6 +60,27 @@ describe("Session:predict", function()
     end
   end)
 
+  it("tells the log-probability of the likeliest token, to the bit", function()
+    local all, model = {}, bind.model()
+    for id = 0, model:info().vocabulary - 1 do all[id + 1] = id end
+    model:close()
+    local rows = bind.batch(1, 6)
+    local question = { positions = { 1, 2, 3, 4, 5 }, counts = {}, ids = {} }
+    for p = 1, 5 do
+      question.counts[p] = #all
+      table.move(all, 1, #all, #question.ids + 1, question.ids)
+    end
+    local found = assert(session:predict(rows, { outputs = { "likeliest", "candidates" }, questions = { question } }))
+    local values = assert(array.totable(assert(session:prediction_tensor("values"))))
+    local answer = found.answers[1]
+    for p = 1, 5 do
+      local most = -math.huge
+      for k = 1, #all do most = math.max(most, values[answer.candidates + (p - 1) * #all + k - 1]) end
+      assert.equal(most, values[answer.likeliest + p - 1])
+    end
+    session:end_prediction()
+  end)
+
   it("refuses what cannot be asked", function()
     local function refuses(message, request)
       expect.raises(message, session.predict, session, batch, request)

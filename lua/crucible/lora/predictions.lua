@@ -30,6 +30,7 @@
 --                                 counts positions; candidates[i][group].values is all of them in a row, [K]
 --     hidden[i]           [S, d]  mean over each of the S spans of request of the final hidden state, after
 --                                 the final norm
+--     likeliest[i]        [T]     log p of the likeliest token at t, a constant; 0 where the weight is 0
 --     mean_logprobs[i]    [T]     mean over the vocabulary of log p at t: label smoothing; 0 where the weight is 0
 --     comparisons[k][i]   [T]     how far position t is from a teacher's, for the k-th of the loss' `comparisons`; 0
 --                                 where the weight is 0
@@ -106,6 +107,7 @@ local predictions = {}
 ---@field entropy crucible.Tensor[]
 ---@field candidates table<string, crucible.lora.Candidates>[]
 ---@field hidden crucible.Tensor[]
+---@field likeliest crucible.Tensor[]
 ---@field mean_logprobs crucible.Tensor[]
 ---@field comparisons crucible.Tensor[][]
 ---@field base_logprobs crucible.Tensor[]
@@ -119,7 +121,8 @@ local predictions = {}
 
 --- Names that `outputs` may hold.
 predictions.outputs = {
-  "logprobs", "entropy", "candidates", "hidden", "mean_logprobs", "comparisons", "base_logprobs", "base_candidates",
+  "logprobs", "entropy", "candidates", "hidden", "likeliest", "mean_logprobs", "comparisons", "base_logprobs",
+  "base_candidates",
 }
 
 local known_output = {}
@@ -462,11 +465,13 @@ end
 ---@field every_position boolean
 ---@field leaves table[]?             { tensor, first, last, output, datum } each; nil: constants
 
+local function is_constant(output) return output == "likeliest" or output:find("^base_") ~= nil end
+
 local function piece(source, output, index, first, count, shape)
   local values = made(array.slice(source.values, 1, first, first + count - 1, 1))
   if shape then values = made(array.reshape(values, shape)) end
   local leaf = tensor.wrap(values)
-  if source.leaves and not output:find("^base_") then
+  if source.leaves and not is_constant(output) then
     leaf.requires_grad = true
     table.insert(source.leaves, { tensor = leaf, first = first, count = count, output = output, datum = index })
   end
