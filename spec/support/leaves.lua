@@ -51,6 +51,11 @@ function makers.entropy(seen, _, datum, i, values)
     or lists.map(draw(31 * i + 2, predictions.length(datum)), math.abs))
 end
 
+-- A constant: by default what any token may have at most.
+function makers.likeliest(_, _, datum, i, values)
+  return tensor.new(values.likeliest and values.likeliest[i] or lists.fill(predictions.length(datum), -0.01))
+end
+
 function makers.base_logprobs(_, _, datum, i, values)
   return tensor.new(values.base_logprobs and values.base_logprobs[i] or draw(31 * i + 3, predictions.length(datum)))
 end

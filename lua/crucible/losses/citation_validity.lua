@@ -112,35 +112,16 @@ local function report_precision(reports, own, group)
   end
 end
 
--- Whether a trie's own token at one position is the likeliest of the vocabulary: true, false, or nil where the
--- probabilities that are known leave it open. `first` is the place of the position's values.
-local function is_likeliest(values, trie, p, first)
-  local own, rest, best = math.exp(values[first + trie.own[p] - 1]), 1, 0
-  for k = 1, #trie.ids[p] do
-    local probability = math.exp(values[first + k - 1])
-    rest = rest - probability
-    if k ~= trie.own[p] then best = math.max(best, probability) end
-  end
-  if own < best then return false end
-  if own >= rest then return true end
-  return nil
-end
-
--- Share of gold citations whose every token is the vocabulary's likeliest. Where that is left open it is taken
--- not to be, so recall is a lower bound; recall_open is the share of citations where it matters.
-local function report_recall(reports, own, group)
+-- Share of gold citations whose every token is the likeliest of the vocabulary.
+local function report_recall(reports, own, group, likeliest)
   local values, first = group.values:totable(), 1
   for _, line in ipairs(own.citations) do
-    local all, open = true, false
+    local all = true
     for p, ids in ipairs(line.trie.ids) do
-      local likeliest = is_likeliest(values, line.trie, p, first)
-      all, open = all and likeliest ~= false, open or likeliest == nil
+      all = all and values[first + line.trie.own[p] - 1] >= likeliest:item(line.trie.positions[p])
       first = first + #ids
     end
-    if line.gold then
-      tally.add(reports, "recall", all and not open and 1 or 0)
-      tally.add(reports, "recall_open", all and open and 1 or 0)
-    end
+    if line.gold then tally.add(reports, "recall", all and 1 or 0) end
   end
 end
 
@@ -168,7 +149,7 @@ local function compute_tries(predictions, targets)
       scalars[#scalars + 1] = -log_validity:sum()
       report_validity(reports, own, log_validity)
       report_precision(reports, own, groups.pool)
-      report_recall(reports, own, groups.tries)
+      report_recall(reports, own, groups.tries, predictions.likeliest[i])
     end
   end
   return tally.result(scalars, reports)
@@ -189,7 +170,7 @@ local function compute_logprobs(predictions, targets)
 end
 
 local by_space = {
-  tries = { outputs = { "candidates" }, request = request, compute = compute_tries },
+  tries = { outputs = { "candidates", "likeliest" }, request = request, compute = compute_tries },
   logprobs = { outputs = { "logprobs" }, compute = compute_logprobs },
 }
 
