@@ -57,6 +57,7 @@ describe("crucible data", function()
     assert.equal(1, code)
     assert.equal("", out)
     assert.truthy(err:find("row 1 has no supervised token", 1, true))
+    local _
     code, _, err = run("inspect", file '{"question":"q"}', "--model", TINY, "--formatter", "gsm8k")
     assert.equal(1, code)
     assert.truthy(err:find('row 1: "answer" is missing, expected a string', 1, true))
