@@ -150,8 +150,8 @@ local function serve()
       handle:close()
     end
     local plan = {}
-    local steps = query:match("plan=([^&]*)") or path:match("^/plan=([^/]*)") or "ok"
-    for step in steps:gmatch("[^,]+") do plan[#plan + 1] = step end
+    local asked = query:match("plan=([^&]*)") or path:match("^/plan=([^/]*)") or "ok"
+    for step in asked:gmatch("[^,]+") do plan[#plan + 1] = step end
     counts[path] = (counts[path] or 0) + 1
     local words = {}
     for word in plan[math.min(counts[path], #plan)]:gmatch("[^:]+") do words[#words + 1] = word end
