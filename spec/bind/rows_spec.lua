@@ -52,7 +52,7 @@ describe("core.open_rows", function()
       assert.same({ "", '"\\/\b\f\n\r\t', "é😀\0", "é😀", true, false, json.null, {}, {} }, list[3])
     end)
 
-    it("give decimals as the C library reads them", function()
+    it("give decimals as the C library reads them #many", function()
       local texts = {}
       for i = 1, 2000 do
         local bits = (i * 0x9E3779B97F4A7C15) ~ (i << 7)
@@ -63,7 +63,7 @@ describe("core.open_rows", function()
       for i, text in ipairs(texts) do assert.equal(tonumber(text) + 0.0, row[i] + 0.0, text) end
     end)
 
-    it("keep strings whole wherever an escape or another alphabet stands in them", function()
+    it("keep strings whole wherever an escape or another alphabet stands in them #many", function()
       local texts, lines = {}, {}
       for length = 0, 40 do
         for _, special in ipairs { "", '"', "\\", "\n", "é", "😀", "\u{7f}", "\u{1}" } do
@@ -81,7 +81,7 @@ describe("core.open_rows", function()
       assert.same({ { a = 1 } }, read(open("x.jsonl", '\u{FEFF}{"a":1}\n')))
     end)
 
-    it("are read as before in any size of blocks", function()
+    it("are read as before in any size of blocks #many", function()
       local texts = {}
       for i = 1, 3000 do texts[i] = json.encode { i = i, text = ("é\n"):rep(i % 997) } end
       local list, lines = read(open("x.jsonl", table.concat(texts, "\n")))
@@ -199,7 +199,7 @@ describe("core.open_rows", function()
       assert.same({}, read(open("y.csv", "a,b\n")))
     end)
 
-    it("is cut the same wherever blocks end", function()
+    it("is cut the same wherever blocks end #many", function()
       local parts = { "a,b" }
       for i = 1, 40000 do parts[i + 1] = ('%d,"x ""%d"", %s"'):format(i, i, ("\n"):rep(i % 5)) end
       local list = read(open("x.csv", table.concat(parts, "\n")))
@@ -219,7 +219,7 @@ describe("core.open_rows", function()
   end)
 
   for _, program in ipairs { "gzip", "zstd", "bzip2", "xz" } do
-    it("reads what " .. program .. " made, by content and not by name", function()
+    it("reads what " .. program .. " made, by content and not by name #many", function()
       if select(2, shell.run("command -v " .. program)) ~= 0 then return pending(program .. " is not installed") end
       local endings = { gzip = "gz", zstd = "zst", bzip2 = "bz2", xz = "xz" }
       temp.file(folder, "x.csv", "a\n1\n" .. ("2\n"):rep(300000))
