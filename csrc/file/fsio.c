@@ -17,8 +17,7 @@
 
 #define TEMPORARY_NAMES 10000
 
-/* "path: cannot <what>: <the system's reason>", from errno. */
-static int fail_system(const char *path, const char *what)
+int cr_fail_system(const char *path, const char *what)
 {
     const int reason = errno;
     char text[128];
@@ -51,7 +50,7 @@ static int map_descriptor(cr_mapping *out, const char *path, int fd)
 {
     struct stat status;
     if (fstat(fd, &status) != 0)
-        return fail_system(path, "read the size");
+        return cr_fail_system(path, "read the size");
     if (!S_ISREG(status.st_mode))
         return cr_fail(CR_EIO, "%s: expected a regular file, found %s", path,
                        S_ISDIR(status.st_mode) ? "a folder" : "a device or pipe");
@@ -63,7 +62,7 @@ static int map_descriptor(cr_mapping *out, const char *path, int fd)
                        (intmax_t)status.st_size);
     void *bytes = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (bytes == MAP_FAILED)
-        return fail_system(path, "map the file");
+        return cr_fail_system(path, "map the file");
     *out = (cr_mapping){bytes, (size_t)status.st_size};
     return CR_OK;
 }
@@ -73,7 +72,7 @@ int cr_map_file(cr_mapping *out, const char *path)
     /* Without O_NONBLOCK, opening a pipe would wait for a writer. */
     int fd = open_retrying(path, O_RDONLY | O_NONBLOCK, 0);
     if (fd < 0)
-        return fail_system(path, "open");
+        return cr_fail_system(path, "open");
     int code = map_descriptor(out, path, fd);
     close(fd);
     return code;
@@ -101,10 +100,10 @@ int cr_sync_folder(const char *path)
 {
     int fd = open_retrying(path, O_RDONLY | O_DIRECTORY, 0);
     if (fd < 0)
-        return fail_system(path, "open the folder");
+        return cr_fail_system(path, "open the folder");
     /* Some file systems have nothing to sync for a folder and say EINVAL. */
     int code =
-        sync_descriptor(fd) == 0 || errno == EINVAL ? CR_OK : fail_system(path, "sync the folder");
+        sync_descriptor(fd) == 0 || errno == EINVAL ? CR_OK : cr_fail_system(path, "sync the folder");
     close(fd);
     return code;
 }
@@ -196,7 +195,7 @@ static int create_scratch(cr_writer *writer)
         if (errno != EEXIST)
             break;
     }
-    return fail_system(writer->path, "create a temporary file beside it");
+    return cr_fail_system(writer->path, "create a temporary file beside it");
 }
 
 int cr_writer_open(cr_writer **out, const char *path)
@@ -230,7 +229,7 @@ int cr_write(cr_writer *writer, const void *bytes, size_t size)
         if (written <= 0) {
             errno = written == 0 ? ENOSPC : errno;
             writer_abandon(writer);
-            return fail_system(writer->path, "write");
+            return cr_fail_system(writer->path, "write");
         }
         next += written;
         size -= (size_t)written;
@@ -243,17 +242,17 @@ static int publish(cr_writer *writer)
 {
     if (sync_descriptor(writer->fd) != 0) {
         writer_abandon(writer);
-        return fail_system(writer->path, "sync");
+        return cr_fail_system(writer->path, "sync");
     }
     const int fd = writer->fd;
     writer->fd = -1;
     if (close(fd) != 0 && errno != EINTR) {
-        fail_system(writer->path, "close");
+        cr_fail_system(writer->path, "close");
         unlink(writer->scratch);
         return CR_EIO;
     }
     if (rename(writer->scratch, writer->path) != 0) {
-        int code = fail_system(writer->path, "rename the temporary file to it");
+        int code = cr_fail_system(writer->path, "rename the temporary file to it");
         unlink(writer->scratch);
         return code;
     }
@@ -279,14 +278,14 @@ int cr_append_file(const char *path, const void *bytes, size_t size)
 {
     int fd = open_retrying(path, O_WRONLY | O_APPEND | O_CREAT, 0666);
     if (fd < 0)
-        return fail_system(path, "open for appending");
+        return cr_fail_system(path, "open for appending");
     ssize_t written;
     do
         written = write(fd, bytes, size);
     while (written < 0 && errno == EINTR);
     int code = CR_OK;
     if (written < 0)
-        code = fail_system(path, "append");
+        code = cr_fail_system(path, "append");
     else if ((size_t)written < size)
         code = cr_fail(CR_EIO, "%s: cannot append: %zd of %zu bytes fitted", path, written, size);
     close(fd);
@@ -306,7 +305,7 @@ static int make_one_folder(const char *path)
                    ? CR_OK
                    : cr_fail(CR_EIO, "%s: cannot make the folder: a file has its name", path);
     errno = reason;
-    return fail_system(path, "make the folder");
+    return cr_fail_system(path, "make the folder");
 }
 
 int cr_make_folder(const char *path)
@@ -335,7 +334,7 @@ int cr_rename(const char *from, const char *to)
         return CR_ENOMEM;
     char what[512];
     snprintf(what, sizeof what, "rename to %s", to);
-    int code = rename(from, to) != 0 ? fail_system(from, what) : cr_sync_folder(folder);
+    int code = rename(from, to) != 0 ? cr_fail_system(from, what) : cr_sync_folder(folder);
     cr_free(folder);
     return code;
 }
@@ -352,14 +351,14 @@ static int remove_children(int fd, const char *root, int depth)
     DIR *folder = fdopendir(fd);
     if (!folder) {
         close_quietly(fd);
-        return fail_system(root, "list a folder inside");
+        return cr_fail_system(root, "list a folder inside");
     }
     int code = CR_OK;
     while (code == CR_OK) {
         errno = 0;
         struct dirent *entry = readdir(folder);
         if (!entry) {
-            code = errno ? fail_system(root, "list a folder inside") : CR_OK;
+            code = errno ? cr_fail_system(root, "list a folder inside") : CR_OK;
             break;
         }
         if (!is_dots(entry->d_name))
@@ -373,7 +372,7 @@ static int fail_remove(const char *root, const char *name)
 {
     char what[320];
     snprintf(what, sizeof what, "remove %s in it", name);
-    return fail_system(root, what);
+    return cr_fail_system(root, what);
 }
 
 /* What is no folder, or an empty folder that may not be listed. */
@@ -452,7 +451,7 @@ static int read_names(name_list *list, DIR *folder, const char *path)
         errno = 0;
         struct dirent *entry = readdir(folder);
         if (!entry)
-            return errno ? fail_system(path, "list the folder") : CR_OK;
+            return errno ? cr_fail_system(path, "list the folder") : CR_OK;
         if (!is_dots(entry->d_name))
             CR_TRY(name_list_add(list, entry->d_name));
     }
@@ -469,7 +468,7 @@ int cr_list_folder(const char *path, char ***names, size_t *count)
     *count = 0;
     DIR *folder = opendir(path);
     if (!folder)
-        return fail_system(path, "open the folder");
+        return cr_fail_system(path, "open the folder");
     name_list list = {NULL, 0, 0};
     int code = read_names(&list, folder, path);
     closedir(folder);
@@ -496,7 +495,7 @@ int cr_file_stat(const char *path, cr_file_status *out)
     struct stat status;
     *out = (cr_file_status){0};
     if (stat(path, &status) != 0)
-        return errno == ENOENT || errno == ENOTDIR ? CR_OK : fail_system(path, "look up");
+        return errno == ENOENT || errno == ENOTDIR ? CR_OK : cr_fail_system(path, "look up");
     out->exists = true;
     out->folder = S_ISDIR(status.st_mode);
     out->size = (uint64_t)status.st_size;

@@ -8,6 +8,9 @@
 
 #include "base/base.h"
 
+/* "path: cannot <what>: <the system's reason>", from errno; the code as above. */
+int cr_fail_system(const char *path, const char *what);
+
 typedef struct cr_mapping {
     const void *bytes; /* NULL for an empty file */
     size_t size;

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/utf8.h"
+
 #define NUMBER_BYTES 512
 
 typedef struct member {
@@ -72,37 +74,6 @@ static bool take(parser *p, char wanted)
 
 /* ---- strings --------------------------------------------------------------- */
 
-/* Bytes of the well-formed UTF-8 sequence (Unicode 15, table 3-7) that starts at s, else 0. */
-static size_t utf8_length(const unsigned char *s, size_t left)
-{
-    const unsigned lead = s[0];
-    if (lead < 0x80)
-        return 1;
-    const size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-    if (lead < 0xc2 || lead > 0xf4 || length > left)
-        return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((lead == 0xe0 && s[1] < 0xa0) || (lead == 0xed && s[1] > 0x9f) ||
-        (lead == 0xf0 && s[1] < 0x90) || (lead == 0xf4 && s[1] > 0x8f))
-        return 0; /* overlong, surrogate, or past U+10FFFF */
-    return length;
-}
-
-static size_t utf8_encode(char *out, uint32_t point)
-{
-    if (point < 0x80) {
-        out[0] = (char)point;
-        return 1;
-    }
-    const size_t length = point < 0x800 ? 2 : point < 0x10000 ? 3 : 4;
-    for (size_t i = length - 1; i > 0; i--, point >>= 6)
-        out[i] = (char)(0x80 | (point & 0x3f));
-    out[0] = (char)(0xf00u >> length | point);
-    return length;
-}
-
 static int hex_digit(int c)
 {
     if (c >= '0' && c <= '9')
@@ -157,7 +128,7 @@ static int parse_escape(parser *p, char **out)
         return fail_expected(p, "one of \" \\ / b f n r t u after a backslash");
     uint32_t point;
     CR_TRY(parse_unicode(p, &point));
-    *out += utf8_encode(*out, point);
+    *out += cr_utf8_encode(*out, point);
     return CR_OK;
 }
 
@@ -169,7 +140,7 @@ static int copy_character(parser *p, char **out)
         return fail_expected(p, "the end of a string");
     if (*s < 0x20)
         return fail_expected(p, "an escape instead of a raw control character");
-    const size_t length = utf8_length(s, p->size - p->at);
+    const size_t length = cr_utf8_sequence((const char *)s, p->size - p->at);
     if (length == 0)
         return fail_expected(p, "UTF-8");
     memcpy(*out, s, length);
@@ -532,7 +503,7 @@ size_t cr_json_quote(char *out, const char *text)
     size_t left = strlen(text), used = 0;
     out[used++] = '"';
     while (left > 0) {
-        const size_t length = utf8_length(s, left);
+        const size_t length = cr_utf8_sequence((const char *)s, left);
         if (length == 0)
             return 0;
         if (*s < 0x20) {

@@ -9,21 +9,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "file/fsio.h"
+
 struct cr_part {
     int fd;
     uint64_t size;
     char *path;
 };
-
-static int fail_part(const char *path, const char *what)
-{
-    const int reason = errno;
-    char text[128];
-    if (strerror_r(reason, text, sizeof text) != 0)
-        snprintf(text, sizeof text, "error %d", reason);
-    return cr_fail(reason == ENOENT || reason == ENOTDIR ? CR_ENOTFOUND : CR_EIO,
-                   "%s: cannot %s: %s", path, what, text);
-}
 
 /* Moves to the end of a regular file. */
 static int settle(cr_part *part)
@@ -31,13 +23,13 @@ static int settle(cr_part *part)
     struct stat status;
     part->fd = open(part->path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
     if (part->fd < 0)
-        return fail_part(part->path, "open");
+        return cr_fail_system(part->path, "open");
     if (fstat(part->fd, &status) != 0)
-        return fail_part(part->path, "read the size");
+        return cr_fail_system(part->path, "read the size");
     if (!S_ISREG(status.st_mode))
         return cr_fail(CR_EIO, "%s: expected a regular file", part->path);
     part->size = (uint64_t)status.st_size;
-    return lseek(part->fd, 0, SEEK_END) < 0 ? fail_part(part->path, "move to the end") : CR_OK;
+    return lseek(part->fd, 0, SEEK_END) < 0 ? cr_fail_system(part->path, "move to the end") : CR_OK;
 }
 
 int cr_part_open(cr_part **out, const char *path)
@@ -70,9 +62,9 @@ const char *cr_part_path(const cr_part *part)
 int cr_part_cut(cr_part *part, uint64_t size)
 {
     if (ftruncate(part->fd, (off_t)size) != 0)
-        return fail_part(part->path, "cut");
+        return cr_fail_system(part->path, "cut");
     if (lseek(part->fd, (off_t)size, SEEK_SET) < 0)
-        return fail_part(part->path, "move to the end");
+        return cr_fail_system(part->path, "move to the end");
     part->size = size;
     return CR_OK;
 }
@@ -86,7 +78,7 @@ int cr_part_append(cr_part *part, const void *bytes, size_t size)
             continue;
         if (written <= 0) {
             errno = written == 0 ? ENOSPC : errno;
-            return fail_part(part->path, "write");
+            return cr_fail_system(part->path, "write");
         }
         next += written;
         size -= (size_t)written;
@@ -101,7 +93,7 @@ int cr_part_sync(cr_part *part)
     do
         result = fsync(part->fd);
     while (result != 0 && errno == EINTR);
-    return result == 0 ? CR_OK : fail_part(part->path, "sync");
+    return result == 0 ? CR_OK : cr_fail_system(part->path, "sync");
 }
 
 void cr_part_close(cr_part *part)

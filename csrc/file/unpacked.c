@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "file/fsio.h"
+
 #define BLOCK (1 << 17)
 
 struct cr_unpacked {
@@ -18,16 +20,6 @@ struct cr_unpacked {
     struct archive *filter; /* NULL: the bytes as they are */
     char *path;
 };
-
-static int fail_system(const char *path, const char *what)
-{
-    const int reason = errno;
-    char text[128];
-    if (strerror_r(reason, text, sizeof text) != 0)
-        snprintf(text, sizeof text, "error %d", reason);
-    return cr_fail(reason == ENOENT || reason == ENOTDIR ? CR_ENOTFOUND : CR_EIO,
-                   "%s: cannot %s: %s", path, what, text);
-}
 
 static int fail_filter(const cr_unpacked *file)
 {
@@ -77,15 +69,15 @@ static int open_file(cr_unpacked *file)
     struct stat status;
     file->fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (file->fd < 0)
-        return fail_system(file->path, "open");
+        return cr_fail_system(file->path, "open");
     if (fstat(file->fd, &status) != 0)
-        return fail_system(file->path, "read the size");
+        return cr_fail_system(file->path, "read the size");
     if (!S_ISREG(status.st_mode))
         return cr_fail(CR_EIO, "%s: expected a regular file, found %s", file->path,
                        S_ISDIR(status.st_mode) ? "a folder" : "a device or pipe");
     const ssize_t size = pread(file->fd, first, sizeof first, 0);
     if (size < 0)
-        return fail_system(file->path, "read");
+        return cr_fail_system(file->path, "read");
     return is_compressed(first, size) ? open_filter(file) : CR_OK;
 }
 
@@ -118,7 +110,7 @@ int cr_unpacked_read(cr_unpacked *file, void *bytes, size_t room, size_t *size)
             count = read(file->fd, bytes, room);
         while (count < 0 && errno == EINTR);
         if (count < 0)
-            return fail_system(file->path, "read");
+            return cr_fail_system(file->path, "read");
     }
     *size = (size_t)count;
     return CR_OK;

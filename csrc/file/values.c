@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/utf8.h"
+
 #define FIRST_NODES 1024
 #define NUMBER_BYTES 512
 
@@ -71,24 +73,6 @@ static inline int skip_spaces(scan *s)
 
 /* ---- UTF-8 ------------------------------------------------------------------------------------ */
 
-/* Bytes of the well-formed sequence (Unicode 15, table 3-7) that starts at s, else 0. */
-static size_t utf8_length(const unsigned char *s, size_t left)
-{
-    const unsigned lead = s[0];
-    if (lead < 0x80)
-        return 1;
-    const size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-    if (lead < 0xc2 || lead > 0xf4 || length > left)
-        return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((lead == 0xe0 && s[1] < 0xa0) || (lead == 0xed && s[1] > 0x9f) ||
-        (lead == 0xf0 && s[1] < 0x90) || (lead == 0xf4 && s[1] > 0x8f))
-        return 0; /* overlong, surrogate, or past U+10FFFF */
-    return length;
-}
-
 #define ONES 0x0101010101010101u
 #define HIGHS 0x8080808080808080u
 
@@ -101,18 +85,11 @@ static inline uint64_t load8(const char *at)
 
 int cr_check_utf8(const char *text, size_t size)
 {
-    for (size_t i = 0; i < size;) {
-        if (size - i >= 8 && (load8(text + i) & HIGHS) == 0) {
-            i += 8;
-            continue;
-        }
-        const size_t length = utf8_length((const unsigned char *)text + i, size - i);
-        if (length == 0)
-            return cr_fail(CR_EFORMAT, "not UTF-8: byte 0x%02x at byte %zu", (unsigned char)text[i],
-                           i);
-        i += length;
-    }
-    return CR_OK;
+    const size_t valid = cr_utf8_valid(text, size);
+    if (valid == size)
+        return CR_OK;
+    return cr_fail(CR_EFORMAT, "not UTF-8: byte 0x%02x at byte %zu", (unsigned char)text[valid],
+                   valid);
 }
 
 /* ---- strings -------------------------------------------------------------------------------------- */
@@ -141,19 +118,6 @@ static inline char *skip_plain(char *at, const char *end)
            (unsigned char)*at < 0x80)
         at++;
     return at;
-}
-
-static size_t utf8_encode(char *out, uint32_t point)
-{
-    if (point < 0x80) {
-        out[0] = (char)point;
-        return 1;
-    }
-    const size_t length = point < 0x800 ? 2 : point < 0x10000 ? 3 : 4;
-    for (size_t i = length - 1; i > 0; i--, point >>= 6)
-        out[i] = (char)(0x80 | (point & 0x3f));
-    out[0] = (char)(0xf00u >> length | point);
-    return length;
 }
 
 static int hex_digit(int c)
@@ -213,7 +177,7 @@ static int parse_escape(scan *s, char **out)
     s->at++;
     uint32_t point;
     CR_TRY(parse_unicode(s, &point));
-    *out += utf8_encode(*out, point);
+    *out += cr_utf8_encode(*out, point);
     return CR_OK;
 }
 
@@ -226,7 +190,7 @@ static int parse_special(scan *s, char **out)
         return parse_escape(s, out);
     if ((unsigned char)*s->at < 0x20)
         return fail_expected(s, "an escape instead of a raw control character");
-    const size_t length = utf8_length((const unsigned char *)s->at, (size_t)(s->end - s->at));
+    const size_t length = cr_utf8_sequence(s->at, (size_t)(s->end - s->at));
     if (length == 0)
         return fail_expected(s, "UTF-8");
     memmove(*out, s->at, length);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "file/gguf.h"
+#include "fuzz/round_trip.h"
 #include "text/tokenizer.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -197,23 +198,6 @@ static cr_tokenizer *make_tokenizer(unsigned choice, const char *lines, size_t s
     return tokenizer;
 }
 
-/* ---- the way there and back ------------------------------------------------------------ */
-
-static void check(const cr_tokenizer *tokenizer, const char *text, size_t size, bool parse_special)
-{
-    int32_t *ids;
-    size_t count, length;
-    char *back;
-    if (cr_tokenizer_encode(tokenizer, text, size, parse_special, &ids, &count) < 0)
-        abort();
-    if (cr_tokenizer_decode(tokenizer, ids, count, false, &back, &length) < 0)
-        abort();
-    if (length != size || memcmp(back, text, size) != 0)
-        abort();
-    cr_free(back);
-    cr_free(ids);
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size == 0)
@@ -225,8 +209,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t skipped = line_bytes + (border != NULL);
     cr_tokenizer *tokenizer = make_tokenizer(data[0], lines, line_bytes);
     if (tokenizer) {
-        check(tokenizer, lines + skipped, left - skipped, false);
-        check(tokenizer, lines + skipped, left - skipped, true);
+        check_round_trip(tokenizer, lines + skipped, left - skipped, false);
+        check_round_trip(tokenizer, lines + skipped, left - skipped, true);
     }
     cr_tokenizer_free(tokenizer);
     return 0;

@@ -183,7 +183,7 @@ static void multiply_panel(const product *p, size_t first, size_t end, size_t j,
     }
 }
 
-/* The passes over k are of equal length, so that none is a stub. */
+/* The passes over k are of equal length, so that none is a short rest. */
 static size_t depth_of_pass(size_t k)
 {
     size_t passes = (k + DEPTH_BLOCK - 1) / DEPTH_BLOCK;

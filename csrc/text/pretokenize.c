@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "text/shown.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 /* Members of a bracketed class. Ranges behind \p are what Unicode 15, 15.1 and
  * 16 added to Unicode 14 (PCRE2 10.40 to 10.42); with a newer PCRE2 they repeat

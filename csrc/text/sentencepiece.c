@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 /* Whether a space stands behind something else. */
 static bool ends_word_inside(const cr_text *text)

@@ -3,21 +3,10 @@ local arguments = require "crucible.arguments"
 local cli = require "crucible.cli"
 local schema = require "crucible.schema"
 local shell = require "spec.support.shell"
-
-local function stream()
-  local parts = {}
-  return {
-    write = function(self, ...)
-      for _, text in ipairs { ... } do parts[#parts + 1] = text end
-      return self
-    end,
-    flush = function() end,
-    text = function() return table.concat(parts) end,
-  }
-end
+local streams = require "spec.support.streams"
 
 local function run(...)
-  local out, err = stream(), stream()
+  local out, err = streams.new(), streams.new()
   local code = cli.main({ ... }, { out = out, err = err })
   return code, out.text(), err.text()
 end
@@ -44,7 +33,7 @@ describe("the program crucible", function()
     package.loaded["crucible.cli.sample"] = sample
     package.loaded["crucible.cli.elsewhere"] = { summary = "goes", options = schema.new("crucible elsewhere", {}) }
     answer = function() end
-    sample.run = function(given, streams) return answer(given, streams) end
+    sample.run = function(given, out) return answer(given, out) end
   end)
   after_each(function()
     cli.commands = commands

@@ -1,24 +1,13 @@
 -- crucible data: rows inspected from the command line.
 local cli = require "crucible.cli"
 local json = require "crucible.json"
+local streams = require "spec.support.streams"
 local temp = require "spec.support.temp"
 
 local TINY = "spec/fixtures/tiny/tiny.gguf"
 
-local function stream()
-  local parts = {}
-  return {
-    write = function(self, ...)
-      for _, text in ipairs { ... } do parts[#parts + 1] = text end
-      return self
-    end,
-    flush = function() end,
-    text = function() return table.concat(parts) end,
-  }
-end
-
 local function run(...)
-  local out, err = stream(), stream()
+  local out, err = streams.new(), streams.new()
   local code = cli.main({ "data", ... }, { out = out, err = err })
   return code, out.text(), err.text()
 end

@@ -4,24 +4,13 @@ local cli = require "crucible.cli"
 local crucible = require "crucible"
 local json = require "crucible.json"
 local jsonl = require "crucible.jsonl"
+local streams = require "spec.support.streams"
 local temp = require "spec.support.temp"
 
 local folder, model, data
 
-local function stream()
-  local parts = {}
-  return {
-    write = function(self, ...)
-      for _, text in ipairs { ... } do parts[#parts + 1] = text end
-      return self
-    end,
-    flush = function() end,
-    text = function() return table.concat(parts) end,
-  }
-end
-
 local function run(...)
-  local out, err = stream(), stream()
+  local out, err = streams.new(), streams.new()
   local code = cli.main({ "evaluate", ... }, { out = out, err = err })
   return code, out.text(), err.text()
 end

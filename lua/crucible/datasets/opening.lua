@@ -4,17 +4,11 @@
 local download = require "crucible.download"
 local errors = require "crucible.errors"
 local files = require "crucible.datasets.files"
+local lists = require "crucible.lists"
 local paths = require "crucible.paths"
 local sources = require "crucible.datasets.sources"
 
 local opening = {}
-
-local function contains(list, value)
-  for _, member in ipairs(list) do
-    if member == value then return true end
-  end
-  return false
-end
 
 --- A reader of a file's rows (as files.reader gives), and its path.
 ---@param path string
@@ -74,8 +68,8 @@ local function advice_of(dataset, split)
 end
 
 local function check_split(dataset, options)
-  if contains(dataset.splits, options.split) then return true end
-  if options.labels == "all" and contains(dataset.unlabelled or {}, options.split) then return true end
+  if lists.contains(dataset.splits, options.split) then return true end
+  if options.labels == "all" and lists.contains(dataset.unlabelled or {}, options.split) then return true end
   return errors.failure("not_found", '%s has no labelled split "%s"; it has: %s', dataset.name, options.split,
     table.concat(dataset.splits, ", "))
 end

@@ -130,8 +130,10 @@ function scifact.from_release(claims_path, corpus_path, options)
   return rows
 end
 
--- The corpus of a folder: the released one, or the abstracts with evidence alone, which suffice.
-local function corpus_in(folder)
+--- The corpus of a folder: the released one, or the abstracts with evidence alone, which suffice.
+---@param folder string
+---@return string? path
+function scifact.corpus_in(folder)
   for _, name in ipairs { "corpus.jsonl", "abstracts.jsonl" } do
     local path = paths.join(folder, name)
     if paths.is_file(path) then return path end
@@ -139,7 +141,7 @@ local function corpus_in(folder)
 end
 
 local function open_release(folder, split, options)
-  local claims, corpus = paths.join(folder, "claims_" .. split .. ".jsonl"), corpus_in(folder)
+  local claims, corpus = paths.join(folder, "claims_" .. split .. ".jsonl"), scifact.corpus_in(folder)
   if not (paths.is_file(claims) and corpus) then return nil end
   local rows, message, code = scifact.from_release(claims, corpus, options)
   if not rows then return nil, message, code end

@@ -169,14 +169,6 @@ end
 
 -- ---- files -----------------------------------------------------------------------------------
 
--- The corpus of a folder: the released one, or the abstracts with evidence alone.
-local function corpus_path(folder)
-  for _, name in ipairs { "corpus.jsonl", "abstracts.jsonl" } do
-    local path = paths.join(folder, name)
-    if paths.is_file(path) then return path end
-  end
-end
-
 --- Extraction rows out of claims_<split>.jsonl and a corpus.
 ---@param claims_path string
 ---@param corpus_file string
@@ -205,7 +197,7 @@ end
 ---@param options { distractors: integer?, distractors_seed: integer? }?
 ---@return function? next_row, string? path_or_message, string? code
 function scifact_cns.open(folder, split, options)
-  local claims, corpus = paths.join(folder, "claims_" .. split .. ".jsonl"), corpus_path(folder)
+  local claims, corpus = paths.join(folder, "claims_" .. split .. ".jsonl"), scifact.corpus_in(folder)
   if not (paths.is_file(claims) and corpus) then return nil end
   local rows, message, code = scifact_cns.from_release(claims, corpus, options)
   if not rows then return nil, message, code end

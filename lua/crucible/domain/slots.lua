@@ -339,4 +339,25 @@ function slots.trie(answer, slot, members)
   return trie
 end
 
+-- ---- lines ------------------------------------------------------------------------------------------
+
+--- The slots of lines, as request and mass_index take them.
+---@param lines { slot: table }[]
+---@return table[]
+function slots.of(lines)
+  local list = {}
+  for l, line in ipairs(lines) do list[l] = line.slot end
+  return list
+end
+
+local indices = setmetatable({}, { __mode = "k" }) -- by list of lines
+
+--- mass_index of the lines' slots: the same in every step, made once a list.
+---@param lines { slot: table }[]
+---@return table
+function slots.index_of(lines)
+  indices[lines] = indices[lines] or slots.mass_index(slots.of(lines))
+  return indices[lines]
+end
+
 return slots

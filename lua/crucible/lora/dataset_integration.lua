@@ -6,6 +6,7 @@
 local chat = require "crucible.chat"
 local errors = require "crucible.errors"
 local files = require "crucible.datasets.files"
+local lists = require "crucible.lists"
 local opening = require "crucible.datasets.opening"
 local paths = require "crucible.paths"
 local random = require "crucible.random"
@@ -141,13 +142,6 @@ end
 
 -- ---- opening -------------------------------------------------------------------------------
 
-local function contains(list, value)
-  for _, member in ipairs(list) do
-    if member == value then return true end
-  end
-  return false
-end
-
 -- A reader of raw rows, what it reads in words, and the data set if it is a named one.
 local function open(source, options)
   if type(source) == "table" then return opening.table(source) end
@@ -213,7 +207,7 @@ local special_options = { "labels", "distractors", "distractors_seed" }
 
 local function check_special_options(source, dataset, options)
   for _, name in ipairs(special_options) do
-    if options[name] ~= nil and not (dataset and contains(dataset.options or {}, name)) then
+    if options[name] ~= nil and not (dataset and lists.contains(dataset.options or {}, name)) then
       errors.raise('%s is no option of the dataset %s', name, type(source) == "string" and source or "given as a table")
     end
   end

@@ -2,6 +2,7 @@
 local dataset_integration = require "crucible.lora.dataset_integration"
 local datums = require "crucible.lora.datums"
 local gate = require "crucible.lora.gate"
+local lists = require "crucible.lists"
 local schema = require "crucible.schema"
 
 local inspection = {}
@@ -19,18 +20,11 @@ table.move(dataset_integration.row_options.entries, 1, #dataset_integration.row_
 --- The options of inspection.run.
 inspection.options = schema.new("inspection.run", entries)
 
-local function contains(list, value)
-  for _, member in ipairs(list) do
-    if member == value then return true end
-  end
-  return false
-end
-
 -- The split to compare with: the one asked for, or that of evaluation if it is another than this one.
 local function other_split(dataset, given)
   if given.against then return given.against end
   local test = dataset.fallback and dataset.fallback.test or "test"
-  return test ~= given.split and contains(dataset.splits, test) and test or nil
+  return test ~= given.split and lists.contains(dataset.splits, test) and test or nil
 end
 
 -- Rows of the other split of a named data set; nil where there is none.

@@ -11,6 +11,7 @@ local errors = require "crucible.errors"
 local predictions = require "crucible.lora.predictions"
 local schema = require "crucible.schema"
 local suggest = require "crucible.suggest"
+local supervised_targets = require "crucible.losses.supervised"
 
 ---@class crucible.lora.Loss
 ---@field name string
@@ -36,18 +37,6 @@ local suggest = require "crucible.suggest"
 ---@alias crucible.lora.LossLike string|table
 
 -- ---- what ships ----------------------------------------------------------------------------------
-
---- Number of targets of weight other than 0.
----@param datum crucible.core.Datum
----@return integer
-local function supervised_targets(datum)
-  if not datum.weights then return datum.targets and #datum.targets or #datum.tokens - 1 end
-  local count = 0
-  for _, weight in ipairs(datum.weights) do
-    if weight ~= 0 then count = count + 1 end
-  end
-  return count
-end
 
 local builtins = { cross_entropy = cross_entropy() }
 builtins.cross_entropy.configure = cross_entropy

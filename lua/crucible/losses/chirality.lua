@@ -32,22 +32,9 @@ local LABELS = #parser.labels
 
 -- ---- labels --------------------------------------------------------------------------------------
 
-local function slots_of(lines)
-  local list = {}
-  for l, line in ipairs(lines) do list[l] = line.slot end
-  return list
-end
-
-local indices = setmetatable({}, { __mode = "k" }) -- by list of lines
-
-local function index_of(lines)
-  indices[lines] = indices[lines] or slots.mass_index(slots_of(lines))
-  return indices[lines]
-end
-
 -- Log-probabilities of the labels at each line: [L, 3].
 local function labels_of_candidates(own, group)
-  local masses = slots.log_masses(group.values, index_of(own.labels))
+  local masses = slots.log_masses(group.values, slots.index_of(own.labels))
   return masses:reshape(#own.labels, LABELS):log_softmax(2)
 end
 
@@ -126,7 +113,7 @@ local function count(datum)
 end
 
 local function request(datum)
-  return { candidates = { labels = slots.request(slots_of(example.of(datum).labels)) } }
+  return { candidates = { labels = slots.request(slots.of(example.of(datum).labels)) } }
 end
 
 local function compute(labels_of)

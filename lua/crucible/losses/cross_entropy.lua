@@ -4,6 +4,7 @@
 -- reduction says what it is divided by: "mean" the supervised targets of the whole step, "sequence_mean" each row's
 -- by its own number first and then by the number of rows, "sum" nothing.
 local schema = require "crucible.schema"
+local supervised = require "crucible.losses.supervised"
 
 local options = schema.new('loss "cross_entropy"', {
   { name = "reduction", default = "mean", check = schema.one_of { "mean", "sequence_mean", "sum" },
@@ -11,16 +12,6 @@ local options = schema.new('loss "cross_entropy"', {
   { name = "label_smoothing", default = 0, check = schema.number { min = 0, max = 1 },
     doc = "share of each target that is spread over the vocabulary" },
 })
-
--- Number of targets of weight other than 0.
-local function supervised(datum)
-  if not datum.weights then return datum.targets and #datum.targets or #datum.tokens - 1 end
-  local count = 0
-  for _, weight in ipairs(datum.weights) do
-    if weight ~= 0 then count = count + 1 end
-  end
-  return count
-end
 
 local function any_supervised(datum) return supervised(datum) > 0 and 1 or 0 end
 

@@ -2,6 +2,7 @@
 -- becomes a mean.
 local errors = require "crucible.errors"
 local schema = require "crucible.schema"
+local supervised = require "crucible.losses.supervised"
 local tensor = require "crucible.tensor"
 
 local rows = {}
@@ -49,14 +50,7 @@ function rows.mask(target) return target.weights:ne(0) end
 --- Number of targets with weight.
 ---@param datum crucible.core.Datum
 ---@return integer
-function rows.supervised(datum)
-  if not datum.weights then return datum.targets and #datum.targets or #datum.tokens - 1 end
-  local count = 0
-  for _, weight in ipairs(datum.weights) do
-    if weight ~= 0 then count = count + 1 end
-  end
-  return count
-end
+rows.supervised = supervised
 
 --- Datums of each metadata.group, as lists of places, in the order in which groups begin.
 ---@param loss string

@@ -39,25 +39,11 @@ local BELIEVED = 0.5 -- weight from which an edge is in the reported graph
 
 -- ---- the weighted graph -------------------------------------------------------------------------
 
-local function slots_of(lines)
-  local list = {}
-  for l, line in ipairs(lines) do list[l] = line.slot end
-  return list
-end
-
--- Rows of a datum's masses, which are the same in every step.
-local indices = setmetatable({}, { __mode = "k" }) -- by list of lines
-
-local function index_of(lines)
-  indices[lines] = indices[lines] or slots.mass_index(slots_of(lines))
-  return indices[lines]
-end
-
 -- Masses of all destinations: a tensor [R], the row of line l and claim j, its numbers. Nil without lines.
 local function masses_of_candidates(own, group)
   local lines = own.destinations
   if #lines == 0 then return nil end
-  local at = index_of(lines)
+  local at = slots.index_of(lines)
   local masses = slots.log_masses(group.values, at):exp()
   return { tensor = masses, numbers = masses:totable(), row = function(l, j) return at.first[l] + j - 1 end }
 end
@@ -208,7 +194,7 @@ end
 local function most_likely_labels(own, group)
   local lines, list = own.labels, {}
   if not group or #lines == 0 then return list end
-  local at = index_of(lines)
+  local at = slots.index_of(lines)
   local masses = slots.log_masses(group.values, at):totable()
   for l, line in ipairs(lines) do
     local best = 1
@@ -349,7 +335,7 @@ local function count_hidden(datum) return #claim_spans(example.of(datum)) >= 3 a
 local function request_relations(datum)
   local own = example.of(datum)
   return { candidates = {
-    destinations = slots.request(slots_of(own.destinations)), labels = slots.request(slots_of(own.labels)),
+    destinations = slots.request(slots.of(own.destinations)), labels = slots.request(slots.of(own.labels)),
   } }
 end
 

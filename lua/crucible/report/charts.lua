@@ -1,5 +1,6 @@
 -- The figures behind a report's curves and maps, as the page's script reads them.
 local json = require "crucible.json"
+local lists = require "crucible.lists"
 local series = require "crucible.report.series"
 local text = require "crucible.report.text"
 
@@ -246,17 +247,9 @@ local function reported_charts(runs, data, add)
 end
 
 local function metric_names(data)
-  local names, known = {}, {}
-  for _, run in ipairs(data) do
-    for name in pairs(run.points) do
-      if not known[name] then
-        known[name] = true
-        names[#names + 1] = name
-      end
-    end
-  end
-  table.sort(names)
-  return names
+  local points = {}
+  for i, run in ipairs(data) do points[i] = run.points end
+  return lists.names(points)
 end
 
 -- A metric whose values all lie in [0, 1] shares an axis with its like.

@@ -2,6 +2,7 @@
 local cells = require "crucible.report.cells"
 local config = require "crucible.lora.config"
 local h = require "crucible.report.html"
+local lists = require "crucible.lists"
 local text = require "crucible.report.text"
 
 local configuration = {}
@@ -49,20 +50,6 @@ local function group_values(run, group)
   return values
 end
 
-local function names_in(value_sets)
-  local known, names = {}, {}
-  for _, values in ipairs(value_sets) do
-    for name in pairs(values) do
-      if not known[name] then
-        known[name] = true
-        names[#names + 1] = name
-      end
-    end
-  end
-  table.sort(names)
-  return names
-end
-
 -- ---- one run -------------------------------------------------------------------------------
 
 local function default_note(defaults, group, name, value)
@@ -72,7 +59,7 @@ end
 
 local function group_of_one(run, group, defaults)
   local values = group_values(run, group)
-  local names, rows = names_in { values }, {}
+  local names, rows = lists.names { values }, {}
   for i, name in ipairs(names) do
     rows[i] = h.div({}, h.dt({}, name),
       h.dd({}, h.bdi({}, values[name]), default_note(defaults, group, name, values[name])))
@@ -100,7 +87,7 @@ end
 local function group_of_several(runs, group)
   local value_sets, rows, count = {}, {}, 0
   for i, run in ipairs(runs) do value_sets[i] = group_values(run, group) end
-  for i, name in ipairs(names_in(value_sets)) do
+  for i, name in ipairs(lists.names(value_sets)) do
     local row, different = row_of(value_sets, name)
     rows[i], count = row, count + (different and 1 or 0)
   end

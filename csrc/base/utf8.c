@@ -1,5 +1,5 @@
 /* utf8.c: well-formedness by the table of RFC 3629, section 4 (UTF8-octets). */
-#include "text/utf8.h"
+#include "base/utf8.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -82,4 +82,17 @@ size_t cr_utf8_invalid(const char *text, size_t length)
     while (at < length && cr_utf8_sequence(text + at, length - at) == 0)
         at++;
     return at;
+}
+
+size_t cr_utf8_encode(char *out, uint32_t point)
+{
+    if (point < 0x80) {
+        out[0] = (char)point;
+        return 1;
+    }
+    const size_t length = point < 0x800 ? 2 : point < 0x10000 ? 3 : 4;
+    for (size_t i = length - 1; i > 0; i--, point >>= 6)
+        out[i] = (char)(0x80 | (point & 0x3f));
+    out[0] = (char)(0xf00u >> length | point);
+    return length;
 }
