@@ -202,10 +202,10 @@ static cr_compute *get_compute(lua_State *L, size_t longest_row)
 
 static const cr_dtype_info *get_type(lua_State *L)
 {
-    const cr_dtype_info *type = cr_dtype_find((uint32_t)get_size(L, "type"));
-    if (!type)
+    const uint32_t type = (uint32_t)get_size(L, "type");
+    if (!cr_dtype_find(type))
         luaL_error(L, "type: not one that can be expanded");
-    return type;
+    return &cr_dtype_table(get_kernels(L)->name)[type];
 }
 
 /* The bytes of a string field in a block of their own. */
@@ -280,7 +280,7 @@ static int types(lua_State *L)
     return 1;
 }
 
-/* { bytes, type, first, count } → values. */
+/* { bytes, type, first, count, kernels? } → values. */
 static int expand(lua_State *L)
 {
     size_t size, count = get_size(L, "count");

@@ -37,8 +37,17 @@ typedef struct cr_dtype_info {
     void (*expand)(float *dst, const void *src, size_t blocks);
 } cr_dtype_info;
 
+#define CR_DTYPE_COUNT 42 /* GGUF's numbers that have a name */
+
 /* NULL for a type this library cannot expand. */
 const cr_dtype_info *cr_dtype_find(uint32_t type);
+
+/* The type of f32 values: no search, for views made in hot places. */
+const cr_dtype_info *cr_dtype_f32(void);
+
+/* All types with the loops of one kernel table (kernels.h), by GGUF's number; NULL where this
+ * processor lacks it. */
+const cr_dtype_info *cr_dtype_table(const char *kernels);
 
 /* The name GGUF gives the type, also for ones this library cannot expand;
  * "type 99" style text is written to `buffer` (at least 24 bytes) otherwise. */

@@ -16,6 +16,7 @@
 
 #define CR_MAX_TILE_ROWS 16
 #define CR_MAX_TILE_COLUMNS 64
+#define CR_FEW_ROWS 6 /* rows of B that few_tile takes */
 
 struct cr_adamw_factors;
 
@@ -28,6 +29,11 @@ typedef struct cr_kernels {
      * panel is packed [depth, tile_columns] and 64-byte aligned. */
     void (*gemm_tile)(size_t depth, const float *const *rows, size_t step, const float *panel,
                       float *c, size_t ldc, float alpha, bool accumulate);
+
+    /* c[i · ldc + j] = Σ_k rows[j][k] · a[i · step + k] for i < m, j < CR_FEW_ROWS; an element's sum
+     * has the same order whatever m is. */
+    void (*few_tile)(float *c, size_t ldc, const float *const *rows, const float *a, size_t step,
+                     size_t m, size_t depth);
 
     float (*dot)(const float *a, const float *b, size_t count);
     /* out[i] = dot(a, b + i · stride) for i < 4: one pass over a. */

@@ -30,6 +30,23 @@ static inline vector broadcast(float x)
     return x - (vector){0};
 }
 
+typedef union halves {
+    vector whole;
+    float lanes[LANES];
+} halves;
+
+/* Lanes in pairs: half of them onto the other, until one is left. */
+static inline float total_of(vector x)
+{
+    halves sum = {x};
+#pragma GCC unroll 4
+    for (size_t width = LANES / 2; width > 0; width /= 2)
+#pragma GCC unroll 8
+        for (size_t l = 0; l < width; l++)
+            sum.lanes[l] += sum.lanes[l + width];
+    return sum.lanes[0];
+}
+
 static void gemm_tile(size_t depth, const float *const *rows, size_t step,
                       const float *CR_RESTRICT panel, float *CR_RESTRICT c, size_t ldc, float alpha,
                       bool accumulate)
@@ -65,6 +82,60 @@ static void gemm_tile(size_t depth, const float *const *rows, size_t step,
             float *to = c + (size_t)i * ldc + (size_t)j * LANES;
             store(to, accumulate ? load(to) + factor * sum[i][j] : factor * sum[i][j]);
         }
+}
+
+/* m rows of A by n rows of B, both known where it is called, m · n sums in registers. */
+static inline __attribute__((always_inline)) void few_block(float *c, size_t ldc,
+                                                            const float *const *rows, size_t n,
+                                                            const float *a, size_t step, size_t m,
+                                                            size_t depth)
+{
+    vector sum[4][CR_FEW_ROWS];
+    size_t k = 0;
+#pragma GCC unroll 4
+    for (size_t i = 0; i < m; i++)
+#pragma GCC unroll 6
+        for (size_t j = 0; j < n; j++)
+            sum[i][j] = (vector){0};
+    for (; k + LANES <= depth; k += LANES) {
+        vector b[CR_FEW_ROWS];
+#pragma GCC unroll 6
+        for (size_t j = 0; j < n; j++)
+            b[j] = load(rows[j] + k);
+#pragma GCC unroll 4
+        for (size_t i = 0; i < m; i++) {
+            vector x = load(a + i * step + k);
+#pragma GCC unroll 6
+            for (size_t j = 0; j < n; j++)
+                sum[i][j] += b[j] * x;
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t i = 0; i < m; i++)
+#pragma GCC unroll 6
+        for (size_t j = 0; j < n; j++) {
+            float total = total_of(sum[i][j]);
+            for (size_t rest = k; rest < depth; rest++)
+                total += rows[j][rest] * a[i * step + rest];
+            c[i * ldc + j] = total;
+        }
+}
+
+static void few_tile(float *CR_RESTRICT c, size_t ldc, const float *const *rows,
+                     const float *CR_RESTRICT a, size_t step, size_t m, size_t depth)
+{
+    for (; m >= 4; m -= 4, a += 4 * step, c += 4 * ldc) {
+        few_block(c, ldc, rows, 3, a, step, 4, depth);
+        few_block(c + 3, ldc, rows + 3, 3, a, step, 4, depth);
+    }
+    if (m == 3) {
+        few_block(c, ldc, rows, 3, a, step, 3, depth);
+        few_block(c + 3, ldc, rows + 3, 3, a, step, 3, depth);
+    } else if (m == 2) {
+        few_block(c, ldc, rows, 6, a, step, 2, depth);
+    } else if (m == 1) {
+        few_block(c, ldc, rows, 6, a, step, 1, depth);
+    }
 }
 
 static float dot(const float *a, const float *b, size_t count)
@@ -294,6 +365,7 @@ const cr_kernels KERNELS = {
     .tile_rows = TILE_ROWS,
     .tile_columns = TILE_COLUMNS,
     .gemm_tile = gemm_tile,
+    .few_tile = few_tile,
     .dot = dot,
     .dot4 = dot4,
     .axpy = axpy,

@@ -8,6 +8,7 @@
 #define DEPTH_BLOCK 320 /* k values a pass: a panel of them stays in the first-level cache */
 #define ROW_TILES 8     /* register tiles of rows a task */
 #define STRIP 32        /* rows of B expanded before they are packed */
+#define PACK_DEPTH 256  /* values of a row expanded at once: the largest block of a stored type */
 
 int cr_compute_create(cr_compute *out, int threads, size_t longest_row)
 {
@@ -19,7 +20,9 @@ int cr_compute_create(cr_compute *out, int threads, size_t longest_row)
     size_t panel = cr_pack_floats(out->kernels, 1, longest_row);
     if (out->packed_floats < panel)
         out->packed_floats = panel;
-    out->row_floats = (longest_row + CR_MAX_TILE_COLUMNS + 15) & ~(size_t)15;
+    out->row_floats = (CR_FEW_ROWS * longest_row + CR_MAX_TILE_COLUMNS + 15) & ~(size_t)15;
+    if (out->row_floats < CR_MAX_TILE_COLUMNS * PACK_DEPTH)
+        out->row_floats = CR_MAX_TILE_COLUMNS * PACK_DEPTH;
     out->packed = cr_alloc(out->packed_floats * sizeof(float));
     out->row_scratch = cr_calloc(pool_threads * out->row_floats, sizeof(float));
     if (!out->packed || !out->row_scratch) {
@@ -39,7 +42,7 @@ void cr_compute_free(cr_compute *compute)
 
 cr_matrix cr_matrix_f32(const float *data, size_t rows, size_t columns, size_t stride)
 {
-    return (cr_matrix){data, cr_dtype_find(CR_DTYPE_F32), rows, columns, stride * sizeof(float)};
+    return (cr_matrix){data, cr_dtype_f32(), rows, columns, stride * sizeof(float)};
 }
 
 static const void *row_of(const cr_matrix *matrix, size_t row)
@@ -74,18 +77,28 @@ size_t cr_pack_floats(const cr_kernels *kernels, size_t n, size_t k)
 
 /* ---- packing: a panel is [k, tile_columns], panels follow one another ------------------- */
 
+/* Values k0..k0+depth of rows first..first+width into the panel's rows: rows of B are read along,
+ * rows of the panel written along, and both pieces stay in the first-level cache. */
+static void pack_piece(float *CR_RESTRICT panel, size_t tile, const cr_matrix *b, size_t first,
+                       size_t width, size_t k0, size_t depth, float *scratch)
+{
+    const float *rows[CR_MAX_TILE_COLUMNS];
+    for (size_t j = 0; j < width; j++)
+        rows[j] = row_values(b, first + j, k0, depth, scratch ? scratch + j * PACK_DEPTH : NULL);
+    for (size_t k = 0; k < depth; k++, panel += tile) {
+        for (size_t j = 0; j < width; j++)
+            panel[j] = rows[j][k];
+        memset(panel + width, 0, (tile - width) * sizeof(float));
+    }
+}
+
 /* Panel from rows first..first+width of B [n, k]: column j of the panel is row first + j. */
 static void pack_rows(float *CR_RESTRICT panel, size_t tile, const cr_matrix *b, size_t first,
                       size_t width, float *scratch)
 {
-    for (size_t j = 0; j < width; j++) {
-        const float *row = row_values(b, first + j, 0, b->columns, scratch);
-        for (size_t k = 0; k < b->columns; k++)
-            panel[k * tile + j] = row[k];
-    }
-    for (size_t j = width; j < tile; j++)
-        for (size_t k = 0; k < b->columns; k++)
-            panel[k * tile + j] = 0;
+    for (size_t k = 0; k < b->columns; k += PACK_DEPTH)
+        pack_piece(panel + k * tile, tile, b, first, width, k,
+                   b->columns - k < PACK_DEPTH ? b->columns - k : PACK_DEPTH, scratch);
 }
 
 /* Row k of B [k, n], columns first..first+width, into row k of each panel. */
@@ -322,18 +335,38 @@ void cr_matmul_serial(const cr_kernels *kernels, float *c, size_t ldc, size_t m,
 
 /* ---- few rows ------------------------------------------------------------------------------- */
 
-#define FEW_ROWS_OF_B 32 /* rows of B a task */
+#define FEW_ROWS_OF_A 16
+#define FEW_ROWS_A_TASK (8 * CR_FEW_ROWS)
+
+/* Columns j..j+count of C, count <= CR_FEW_ROWS; where there are fewer the last row of B stands in
+ * for the missing ones, beside C. */
+static void multiply_few(const product *p, size_t j, size_t count, float *scratch)
+{
+    const float *rows[CR_FEW_ROWS];
+    float beside[FEW_ROWS_OF_A * CR_FEW_ROWS];
+    for (size_t r = 0; r < CR_FEW_ROWS; r++)
+        rows[r] =
+            r < count ? row_values(p->b, j + r, 0, p->k, scratch + r * p->k) : rows[count - 1];
+    if (count == CR_FEW_ROWS) {
+        p->kernels->few_tile(p->c + j, p->ldc, rows, p->a.data, p->a.row_step, p->m, p->k);
+        return;
+    }
+    for (size_t i = 0; i < p->m; i += FEW_ROWS_OF_A) {
+        size_t m = p->m - i < FEW_ROWS_OF_A ? p->m - i : FEW_ROWS_OF_A;
+        p->kernels->few_tile(beside, CR_FEW_ROWS, rows, p->a.data + i * p->a.row_step,
+                             p->a.row_step, m, p->k);
+        for (size_t r = 0; r < m; r++)
+            memcpy(p->c + (i + r) * p->ldc + j, beside + r * CR_FEW_ROWS, count * sizeof(float));
+    }
+}
 
 static void few_task(void *argument, size_t task, int thread)
 {
     const product *p = argument;
     float *scratch = p->row_scratch + (size_t)thread * p->row_floats;
-    size_t end = (task + 1) * FEW_ROWS_OF_B < p->n ? (task + 1) * FEW_ROWS_OF_B : p->n;
-    for (size_t j = task * FEW_ROWS_OF_B; j < end; j++) {
-        const float *row = row_values(p->b, j, 0, p->k, scratch);
-        for (size_t i = 0; i < p->m; i++)
-            p->c[i * p->ldc + j] = p->kernels->dot(row, p->a.data + i * p->a.row_step, p->k);
-    }
+    size_t end = (task + 1) * FEW_ROWS_A_TASK < p->n ? (task + 1) * FEW_ROWS_A_TASK : p->n;
+    for (size_t j = task * FEW_ROWS_A_TASK; j < end; j += CR_FEW_ROWS)
+        multiply_few(p, j, end - j < CR_FEW_ROWS ? end - j : CR_FEW_ROWS, scratch);
 }
 
 void cr_matmul_few(cr_compute *compute, float *c, size_t ldc, size_t m, cr_operand a,
@@ -349,7 +382,7 @@ void cr_matmul_few(cr_compute *compute, float *c, size_t ldc, size_t m, cr_opera
                  .ldc = ldc,
                  .row_scratch = compute->row_scratch,
                  .row_floats = compute->row_floats};
-    cr_parallel_for(compute->pool, (p.n + FEW_ROWS_OF_B - 1) / FEW_ROWS_OF_B, few_task, &p);
+    cr_parallel_for(compute->pool, (p.n + FEW_ROWS_A_TASK - 1) / FEW_ROWS_A_TASK, few_task, &p);
 }
 
 /* ---- the specification ------------------------------------------------------------------------ */

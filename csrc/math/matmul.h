@@ -27,7 +27,7 @@ typedef struct cr_compute {
     float *packed;        /* [packed_floats], shared panels of B */
     size_t packed_floats;
     float *row_scratch;   /* [threads, row_floats] */
-    size_t row_floats;    /* a row of the longest weight, and a strip of panels */
+    size_t row_floats;    /* the longest rows of CR_FEW_ROWS, or a panel's piece of each row */
 } cr_compute;
 
 /* longest_row: columns of the widest weight that will be used. */

@@ -9,16 +9,28 @@
 
 int cr_cache_create(cr_cache *out, const cr_model *model, size_t slots, size_t length)
 {
+    *out = (cr_cache){0};
+    return cr_cache_fit(out, model, slots, length);
+}
+
+int cr_cache_fit(cr_cache *cache, const cr_model *model, size_t slots, size_t length)
+{
     const cr_config *config = &model->config;
     size_t bytes;
-    *out = (cr_cache){.slots = slots, .length = length};
-    out->layer_floats = length * config->kv_heads * config->head_size;
-    out->slot_floats = 2 * config->layers * out->layer_floats;
-    if (!cr_size_mul(&bytes, slots, out->slot_floats) || !cr_size_mul(&bytes, bytes, sizeof(float)))
+    cache->slots = slots;
+    cache->length = length;
+    cache->layer_floats = length * config->kv_heads * config->head_size;
+    cache->slot_floats = 2 * config->layers * cache->layer_floats;
+    if (!cr_size_mul(&bytes, slots, cache->slot_floats) ||
+        !cr_size_mul(&bytes, bytes, sizeof(float)))
         return cr_fail(CR_ENOMEM, "a cache of %zu rows of %zu positions is too large", slots,
                        length);
-    out->block = cr_alloc(bytes);
-    return out->block ? CR_OK : CR_ENOMEM;
+    if (bytes <= cache->bytes)
+        return CR_OK;
+    cr_free(cache->block);
+    cache->block = cr_alloc(bytes);
+    cache->bytes = cache->block ? bytes : 0;
+    return cache->block ? CR_OK : CR_ENOMEM;
 }
 
 uint64_t cr_cache_slot_bytes(const cr_model *model, size_t length)
@@ -131,32 +143,59 @@ static void embed(const cr_cached_pass *pass, const buffers *b)
         cr_rope_turns(b->local_turns, &pass->model->local_rope, b->positions, b->n);
 }
 
-static void project(const cr_cached_pass *pass, const buffers *b, size_t layer, int p, float *y,
-                    const float *x)
+static cr_linear linear_of(const cr_cached_pass *pass, const buffers *b, size_t layer, int p)
 {
-    cr_linear linear = {
-        .weight = &pass->model->layers[layer].projection[p],
-        .bias = pass->model->layers[layer].bias[p],
+    const cr_layer *weights = &pass->model->layers[layer];
+    return (cr_linear){
+        .weight = &weights->projection[p],
+        .bias = weights->bias[p],
         .branch = pass->branches ? &pass->branches[layer * CR_PROJECTIONS + (size_t)p] : NULL,
         .n = b->n,
         .low = b->low};
+}
+
+static void project(const cr_cached_pass *pass, const buffers *b, size_t layer, int p, float *y,
+                    const float *x)
+{
+    cr_linear linear = linear_of(pass, b, layer, p);
     if (pass->few)
         cr_linear_few(pass->compute, y, x, &linear);
     else
         cr_linear_forward(pass->compute, y, false, x, &linear);
 }
 
+typedef struct commit_job {
+    const cr_cached_pass *pass;
+    const buffers *b;
+    size_t layer;
+} commit_job;
+
+static void commit_row(void *argument, size_t r, int thread)
+{
+    (void)thread;
+    const commit_job *job = argument;
+    const cr_config *config = &job->pass->model->config;
+    const cr_cached_row *row = &job->pass->rows[r];
+    const size_t kv = config->kv_heads * config->head_size, from = job->b->starts[r] * kv;
+    if (!row->commit)
+        return;
+    size_t bytes = row->count * kv * sizeof(float);
+    float *keys = keys_of(job->pass->cache, row->slot, job->layer);
+    float *values = values_of(job->pass->cache, row->slot, job->layer);
+    memcpy(keys + row->past * kv, job->b->k + from, bytes);
+    memcpy(values + row->past * kv, job->b->v + from, bytes);
+}
+
+/* In decoding a row is one position: not worth waking threads for. */
 static void commit_keys(const cr_cached_pass *pass, const buffers *b, size_t layer)
 {
-    const size_t kv = pass->model->config.kv_heads * pass->model->config.head_size;
-    for (size_t r = 0; r < pass->count; r++) {
-        const cr_cached_row *row = &pass->rows[r];
-        if (!row->commit)
-            continue;
-        size_t bytes = row->count * kv * sizeof(float), from = b->starts[r] * kv;
-        memcpy(keys_of(pass->cache, row->slot, layer) + row->past * kv, b->k + from, bytes);
-        memcpy(values_of(pass->cache, row->slot, layer) + row->past * kv, b->v + from, bytes);
+    commit_job job = {pass, b, layer};
+    if (!pass->few) {
+        cr_parallel_for(pass->compute->pool, pass->count, commit_row, &job);
+        return;
     }
+    for (size_t r = 0; r < pass->count; r++)
+        commit_row(&job, r, 0);
 }
 
 /* New positions that all stay: their keys are in the slots before they are looked at. */
@@ -206,14 +245,21 @@ static void place_heads(const cr_cached_pass *pass, const buffers *b, const cr_l
                   b->n, heads, false);
 }
 
-/* x += y, normed before where the family norms what it adds. */
-static void add_to_x(const cr_cached_pass *pass, const buffers *b, float *y, const float *norm)
+/* x += the projection of y, normed before where the family norms what it adds. */
+static void add_projected(const cr_cached_pass *pass, const buffers *b, size_t layer, int p,
+                          const float *y, const float *norm)
 {
     const cr_config *config = &pass->model->config;
+    if (!norm && !pass->few) {
+        cr_linear linear = linear_of(pass, b, layer, p);
+        cr_linear_forward(pass->compute, b->x, true, y, &linear);
+        return;
+    }
+    project(pass, b, layer, p, b->normed, y);
     if (norm)
-        cr_rmsnorm_forward(pass->compute, y, b->inverse, y, norm, b->n, config->width,
-                           config->norm_epsilon);
-    pass->compute->kernels->axpy(b->x, 1.0f, y, b->n * config->width);
+        cr_rmsnorm_forward(pass->compute, b->normed, b->inverse, b->normed, norm, b->n,
+                           config->width, config->norm_epsilon);
+    pass->compute->kernels->axpy(b->x, 1.0f, b->normed, b->n * config->width);
 }
 
 static void run_layer(const cr_cached_pass *pass, const buffers *b, size_t l)
@@ -230,16 +276,14 @@ static void run_layer(const cr_cached_pass *pass, const buffers *b, size_t l)
     place_heads(pass, b, layer, b->k, layer->k_norm, config->kv_heads);
     commit_keys(pass, b, l);
     attend(pass, b, l);
-    project(pass, b, l, CR_PROJECTION_o, b->normed, b->attended);
-    add_to_x(pass, b, b->normed, layer->attention_post_norm);
+    add_projected(pass, b, l, CR_PROJECTION_o, b->attended, layer->attention_post_norm);
     cr_rmsnorm_forward(pass->compute, b->normed, b->inverse, b->x, layer->ffn_norm, n, d,
                        config->norm_epsilon);
     project(pass, b, l, CR_PROJECTION_gate, b->gate, b->normed);
     project(pass, b, l, CR_PROJECTION_up, b->up, b->normed);
     cr_glu_forward(pass->compute, cr_model_gate(pass->model), b->wide, b->gate, b->up, n,
                    config->ffn_width);
-    project(pass, b, l, CR_PROJECTION_down, b->normed, b->wide);
-    add_to_x(pass, b, b->normed, layer->ffn_post_norm);
+    add_projected(pass, b, l, CR_PROJECTION_down, b->wide, layer->ffn_post_norm);
 }
 
 int cr_cached_forward(const cr_cached_pass *pass, cr_arena *arena, float **hidden)

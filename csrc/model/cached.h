@@ -16,6 +16,7 @@
 
 typedef struct cr_cache {
     float *block;       /* [slots, layers, 2, length, kv_heads · size]: keys, then values */
+    size_t bytes;       /* of the block */
     size_t slots, length;
     size_t layer_floats; /* of one layer's keys */
     size_t slot_floats;
@@ -23,6 +24,9 @@ typedef struct cr_cache {
 
 int cr_cache_create(cr_cache *out, const cr_model *model, size_t slots, size_t length);
 void cr_cache_free(cr_cache *cache);
+
+/* Lays an empty cache (zeroed, or used before) out anew; its block is kept where it is large enough. */
+int cr_cache_fit(cr_cache *cache, const cr_model *model, size_t slots, size_t length);
 
 /* Bytes of a slot of `length` positions. */
 uint64_t cr_cache_slot_bytes(const cr_model *model, size_t length);

@@ -159,7 +159,7 @@ typedef struct prompt_group {
     const cr_prompt *prompts;
     size_t count;
     bool base;
-    cr_cache cache;
+    cr_cache *cache; /* from group to group: touching new memory costs more than its filling */
     cr_cached_row *rows;
     cr_score_text *texts;
 } prompt_group;
@@ -178,7 +178,7 @@ static int keep_prompts(prompt_group *group)
                            .model = session->model,
                            .branches = cr_session_branches(session, group->base),
                            .rank = session->lora.rank,
-                           .cache = &group->cache,
+                           .cache = group->cache,
                            .rows = group->rows,
                            .count = rows,
                            .cancelled = &session->cancelled};
@@ -186,10 +186,20 @@ static int keep_prompts(prompt_group *group)
     return rows ? cr_cached_forward(&pass, &session->arena, &hidden) : CR_OK;
 }
 
-static int score_group(prompt_group *group, const cr_prompt *continuations, size_t choices,
-                       size_t longest, double *out)
+static size_t longest_prompt(const prompt_group *group)
 {
-    int code = cr_cache_create(&group->cache, group->session->model, group->count, longest);
+    size_t longest = 1;
+    for (size_t i = 0; i < group->count; i++)
+        if (group->prompts[i].count > longest)
+            longest = group->prompts[i].count;
+    return longest;
+}
+
+static int score_group(prompt_group *group, const cr_prompt *continuations, size_t choices,
+                       double *out)
+{
+    int code =
+        cr_cache_fit(group->cache, group->session->model, group->count, longest_prompt(group));
     group->rows = cr_calloc(group->count, sizeof *group->rows);
     group->texts = cr_calloc(group->count, sizeof *group->texts);
     if (code == CR_OK && (!group->rows || !group->texts))
@@ -197,14 +207,15 @@ static int score_group(prompt_group *group, const cr_prompt *continuations, size
     if (code == CR_OK)
         code = keep_prompts(group);
     if (code == CR_OK)
-        code = cr_score_continuations(group->session, &group->cache, group->texts, group->count,
+        code = cr_score_continuations(group->session, group->cache, group->texts, group->count,
                                       continuations, choices, group->base, out);
     cr_free(group->texts);
     cr_free(group->rows);
-    cr_cache_free(&group->cache);
     return code;
 }
 
+/* Nothing is kept for a backward pass: twice the tokens of a micro-batch still need less memory, and
+ * weights are expanded half as often. */
 static size_t group_size(const cr_prompt *prompts, size_t count, size_t first, size_t tokens)
 {
     size_t taken = 0, total = 0;
@@ -234,16 +245,21 @@ int cr_session_score(cr_session *session, const cr_prompt *prompts, size_t count
                      const cr_prompt *continuations, size_t choices, bool base, double *out)
 {
     const cr_config *config = &session->model->config;
+    cr_cache cache = {0};
     size_t longest, taken;
+    int code = CR_OK;
     cr_session_enter(session);
     CR_TRY(cr_prompts_check(&longest, prompts, count, 0, config));
     CR_TRY(check_lengths(prompts, count, continuations, choices, config));
-    for (size_t first = 0; first < count; first += taken) {
-        taken = group_size(prompts, count, first, (size_t)session->config.micro_batch_tokens);
-        prompt_group group = {
-            .session = session, .prompts = prompts + first, .count = taken, .base = base};
-        CR_TRY(score_group(&group, continuations + first * choices, choices, longest,
-                           out + first * choices));
+    for (size_t first = 0; first < count && code == CR_OK; first += taken) {
+        taken = group_size(prompts, count, first, 2 * (size_t)session->config.micro_batch_tokens);
+        prompt_group group = {.session = session,
+                              .prompts = prompts + first,
+                              .count = taken,
+                              .base = base,
+                              .cache = &cache};
+        code = score_group(&group, continuations + first * choices, choices, out + first * choices);
     }
-    return CR_OK;
+    cr_cache_free(&cache);
+    return code;
 }

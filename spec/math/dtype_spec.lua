@@ -48,6 +48,19 @@ describe("expansion of stored values", function()
     end)
   end
 
+  for _, info in ipairs(native.math.types()) do
+    it("gives the portable loops' bits of " .. info.name .. " on every processor", function()
+      local blocks = 257
+      local job = { type = info.type, first = 0, count = blocks * info.block_length,
+        bytes = random_bytes(info.type + 1, blocks * info.block_bytes), kernels = "portable" }
+      local expected = bits(native.math.expand(job))
+      for _, kernels in ipairs(native.math.kernels()) do
+        job.kernels = kernels
+        assert.is_true(expected == bits(native.math.expand(job)), kernels)
+      end
+    end)
+  end
+
   local function type_of(name)
     for _, info in ipairs(native.math.types()) do
       if info.name == name then return info.type end

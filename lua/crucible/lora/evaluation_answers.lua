@@ -7,7 +7,7 @@ local text = require "crucible.metrics.text"
 
 local answers = {}
 
-local ROWS_AT_ONCE = 16
+local ROWS_AT_ONCE = 64
 
 -- ---- prompts -------------------------------------------------------------------------------
 
