@@ -30,6 +30,9 @@ typedef struct cr_kernels {
     void (*gemm_tile)(size_t depth, const float *const *rows, size_t step, const float *panel,
                       float *c, size_t ldc, float alpha, bool accumulate);
 
+    /* panel[k][j] = rows[j][k] for j < width, 0 for the others up to tile_columns; k < depth. */
+    void (*pack)(float *panel, const float *const *rows, size_t width, size_t depth);
+
     /* c[i · ldc + j] = Σ_k rows[j][k] · a[i · step + k] for i < m, j < CR_FEW_ROWS; an element's sum
      * has the same order whatever m is. */
     void (*few_tile)(float *c, size_t ldc, const float *const *rows, const float *a, size_t step,
@@ -75,10 +78,10 @@ typedef struct cr_kernels {
 typedef struct cr_adamw_factors {
     float gradient_scale; /* clipping */
     float beta1, beta2;
-    float step_size;      /* lr / (1 - beta1^t) */
-    float moment2_scale;  /* 1 / sqrt(1 - beta2^t) */
+    float step_size;     /* lr / (1 - beta1^t) */
+    float moment2_scale; /* 1 / sqrt(1 - beta2^t) */
     float eps;
-    float keep;           /* 1 - lr · weight_decay */
+    float keep; /* 1 - lr · weight_decay */
 } cr_adamw_factors;
 
 /* The table for this processor; read-only, the same at every call. */

@@ -84,6 +84,58 @@ static void gemm_tile(size_t depth, const float *const *rows, size_t step,
         }
 }
 
+/* columns [8, depth] into rows of `stride` floats, by unpacking pairs, then fours, then halves. */
+#if defined(__AVX2__)
+#include <immintrin.h>
+
+static inline size_t pack_eight(float *to, size_t stride, const float *const *rows, size_t depth)
+{
+    size_t k = 0;
+    for (; k + 8 <= depth; k += 8) {
+        __m256 row[8], pair[8], four[8];
+        for (int j = 0; j < 8; j++)
+            row[j] = _mm256_loadu_ps(rows[j] + k);
+        for (int j = 0; j < 8; j += 2) {
+            pair[j] = _mm256_unpacklo_ps(row[j], row[j + 1]);
+            pair[j + 1] = _mm256_unpackhi_ps(row[j], row[j + 1]);
+        }
+        for (int j = 0; j < 8; j += 4)
+            for (int h = 0; h < 2; h++) {
+                four[j + 2 * h] = _mm256_shuffle_ps(pair[j + h], pair[j + h + 2], 0x44);
+                four[j + 2 * h + 1] = _mm256_shuffle_ps(pair[j + h], pair[j + h + 2], 0xEE);
+            }
+        for (int j = 0; j < 4; j++) {
+            float *at = to + (k + (size_t)j) * stride;
+            _mm256_storeu_ps(at, _mm256_permute2f128_ps(four[j], four[j + 4], 0x20));
+            _mm256_storeu_ps(at + 4 * stride, _mm256_permute2f128_ps(four[j], four[j + 4], 0x31));
+        }
+    }
+    return k;
+}
+#else
+static inline size_t pack_eight(float *to, size_t stride, const float *const *rows, size_t depth)
+{
+    (void)to, (void)stride, (void)rows, (void)depth;
+    return 0;
+}
+#endif
+
+static void pack(float *CR_RESTRICT panel, const float *const *rows, size_t width, size_t depth)
+{
+    size_t j = 0;
+    for (; j + 8 <= width; j += 8)
+        for (size_t k = pack_eight(panel + j, TILE_COLUMNS, rows + j, depth); k < depth; k++)
+            for (size_t i = j; i < j + 8; i++)
+                panel[k * TILE_COLUMNS + i] = rows[i][k];
+    if (j == TILE_COLUMNS)
+        return;
+    for (size_t k = 0; k < depth; k++) {
+        for (size_t i = j; i < width; i++)
+            panel[k * TILE_COLUMNS + i] = rows[i][k];
+        memset(panel + k * TILE_COLUMNS + width, 0, (TILE_COLUMNS - width) * sizeof(float));
+    }
+}
+
 /* m rows of A by n rows of B, both known where it is called, m · n sums in registers. */
 static inline __attribute__((always_inline)) void few_block(float *c, size_t ldc,
                                                             const float *const *rows, size_t n,
@@ -365,6 +417,7 @@ const cr_kernels KERNELS = {
     .tile_rows = TILE_ROWS,
     .tile_columns = TILE_COLUMNS,
     .gemm_tile = gemm_tile,
+    .pack = pack,
     .few_tile = few_tile,
     .dot = dot,
     .dot4 = dot4,

@@ -77,28 +77,18 @@ size_t cr_pack_floats(const cr_kernels *kernels, size_t n, size_t k)
 
 /* ---- packing: a panel is [k, tile_columns], panels follow one another ------------------- */
 
-/* Values k0..k0+depth of rows first..first+width into the panel's rows: rows of B are read along,
- * rows of the panel written along, and both pieces stay in the first-level cache. */
-static void pack_piece(float *CR_RESTRICT panel, size_t tile, const cr_matrix *b, size_t first,
-                       size_t width, size_t k0, size_t depth, float *scratch)
+/* Panel from rows first..first+width of B [n, k]: column j of the panel is row first + j. Done in pieces that
+ * stay in the first-level cache. */
+static void pack_rows(float *CR_RESTRICT panel, const cr_kernels *kernels, const cr_matrix *b,
+                      size_t first, size_t width, float *scratch)
 {
     const float *rows[CR_MAX_TILE_COLUMNS];
-    for (size_t j = 0; j < width; j++)
-        rows[j] = row_values(b, first + j, k0, depth, scratch ? scratch + j * PACK_DEPTH : NULL);
-    for (size_t k = 0; k < depth; k++, panel += tile) {
+    for (size_t k = 0; k < b->columns; k += PACK_DEPTH) {
+        size_t depth = b->columns - k < PACK_DEPTH ? b->columns - k : PACK_DEPTH;
         for (size_t j = 0; j < width; j++)
-            panel[j] = rows[j][k];
-        memset(panel + width, 0, (tile - width) * sizeof(float));
+            rows[j] = row_values(b, first + j, k, depth, scratch ? scratch + j * PACK_DEPTH : NULL);
+        kernels->pack(panel + k * kernels->tile_columns, rows, width, depth);
     }
-}
-
-/* Panel from rows first..first+width of B [n, k]: column j of the panel is row first + j. */
-static void pack_rows(float *CR_RESTRICT panel, size_t tile, const cr_matrix *b, size_t first,
-                      size_t width, float *scratch)
-{
-    for (size_t k = 0; k < b->columns; k += PACK_DEPTH)
-        pack_piece(panel + k * tile, tile, b, first, width, k,
-                   b->columns - k < PACK_DEPTH ? b->columns - k : PACK_DEPTH, scratch);
 }
 
 /* Row k of B [k, n], columns first..first+width, into row k of each panel. */
@@ -135,7 +125,7 @@ static void pack_transposed_task(void *argument, size_t task, int thread)
     size_t tile = p->kernels->tile_columns;
     size_t j = task * tile;
     size_t width = p->width - j < tile ? p->width - j : tile;
-    pack_rows(p->packed + j * p->k, tile, p->b, p->first + j, width,
+    pack_rows(p->packed + j * p->k, p->kernels, p->b, p->first + j, width,
               p->row_scratch + (size_t)thread * p->row_floats);
 }
 
@@ -326,7 +316,7 @@ void cr_matmul_serial(const cr_kernels *kernels, float *c, size_t ldc, size_t m,
     if (k == 0)
         clear_product(&p);
     for (size_t j = 0; transposed && j < n; j += tile)
-        pack_rows(packed + j * k, tile, &view, j, n - j < tile ? n - j : tile, NULL);
+        pack_rows(packed + j * k, kernels, &view, j, n - j < tile ? n - j : tile, NULL);
     for (size_t row = 0; !transposed && row < k; row++)
         pack_row_across(packed, tile, k, row, b + row * ldb, n);
     if (m > 0)

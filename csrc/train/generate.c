@@ -517,11 +517,12 @@ static void note_begun(cr_generation *g, size_t rows)
     g->begun = rows;
 }
 
-/* Prompts into free places, as many as a micro-batch of tokens holds. */
+/* Prompts into free places, as many as two micro-batches of tokens hold: nothing is kept for a backward
+ * pass, and weights are expanded half as often. */
 static int begin_prompts(cr_generation *g)
 {
     size_t rows = 0, tokens = 0, index, shared;
-    size_t most = (size_t)g->session->config.micro_batch_tokens;
+    size_t most = 2 * (size_t)g->session->config.micro_batch_tokens;
     drop_stale(g);
     while (g->next < g->count && g->params.max_tokens > 0 && (index = free_place(g)) != NONE) {
         size_t alike = alike_place(g, g->next, &shared);
