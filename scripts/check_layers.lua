@@ -19,6 +19,7 @@ local ALSO_SEES = {
   ["csrc/bind/fs.c"] = "file", -- durable files and digests for Lua
   ["csrc/bind/http.c"] = "net",
   ["csrc/bind/rows.c"] = "file",
+  ["csrc/bind/tinker.c"] = "net",
 }
 
 -- System headers and calls that belong to one place. `only`: folders or files that may.

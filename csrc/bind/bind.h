@@ -236,6 +236,8 @@ int bind_tokenizer_constraint(lua_State *L); /* constraint.c */
 int bind_encoder_open(lua_State *L);     /* encoder.c */
 int bind_open_http(lua_State *L);        /* http.c */
 int bind_open_rows(lua_State *L);            /* rows.c */
+int bind_tinker_encode(lua_State *L);    /* tinker.c */
+int bind_tinker_decode(lua_State *L);
 extern const luaL_Reg bind_fs_functions[];      /* fs.c */
 extern const luaL_Reg bind_signals_functions[]; /* signals.c */
 extern const luaL_Reg bind_topology_functions[]; /* topology.c */

@@ -45,6 +45,9 @@ static const luaL_Reg functions[] = {
     {"open_rows", bind_open_rows},
     /* encoder.c */
     {"open_encoder", bind_encoder_open},
+    /* tinker.c */
+    {"tinker_encode", bind_tinker_encode},
+    {"tinker_decode", bind_tinker_decode},
     {NULL, NULL},
 };
 

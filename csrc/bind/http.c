@@ -74,6 +74,8 @@ static const bind_field request_fields[] = {
     {"file", BIND_TEXT, offsetof(request_options, file), 0, 0, 0},
     {"size", BIND_NUMBER, offsetof(request_options, size), 0, 0x1p53, 0},
     {"html", BIND_BOOLEAN, offsetof(request_options, html), 0, 0, 0},
+    {"compressed", BIND_BOOLEAN, REQUEST(compressed), 0, 0, 0},
+    {"once", BIND_BOOLEAN, REQUEST(once), 0, 0, 0},
     {NULL, BIND_LIST, 0, 0, 0, 0},
 };
 
@@ -205,6 +207,13 @@ static int transfer_state(lua_State *L)
     set_string(L, "message", state.message);
     set_boolean(L, "transient", state.transient);
     set_boolean(L, "unreachable", state.unreachable);
+    set_boolean(L, "sent", state.sent);
+    return 1;
+}
+
+static int transfer_done(lua_State *L)
+{
+    lua_pushboolean(L, cr_http_done(bind_core(L, 1, &bind_transfer_class)));
     return 1;
 }
 
@@ -225,6 +234,7 @@ static int transfer_body(lua_State *L)
 
 static const luaL_Reg transfer_methods[] = {
     {"state", transfer_state},
+    {"done", transfer_done},
     {"header", transfer_header},
     {"body", transfer_body},
     {"close", transfer_close},

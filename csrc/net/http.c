@@ -12,6 +12,9 @@
 #define HEADER_BYTES (256 * 1024)
 #define FIRST_BODY_BYTES 4096
 
+/* How long an idle connection is trusted with a request that leaves once. */
+#define KEPT_SECONDS 3L
+
 typedef struct growing {
     char *bytes; /* terminated once there is any */
     size_t size, capacity;
@@ -27,9 +30,10 @@ struct cr_http_transfer {
     cr_http_transfer *before, *after;
     CURL *easy;
     struct curl_slist *headers;
-    char *shown; /* the URL without a password, for messages */
-    char *place; /* the same after redirects */
-    char *request_body;
+    char *shown;        /* the URL without a password, for messages */
+    char *place;        /* the same after redirects */
+    char *request_body; /* of a request that leaves once */
+    size_t request_size, request_sent;
     cr_http_sink sink;
     uint64_t most, received;
     growing fields; /* "Name: value\n" of the last answer */
@@ -165,6 +169,7 @@ static bool is_transient(CURLcode result)
     case CURLE_GOT_NOTHING:
     case CURLE_SEND_ERROR:
     case CURLE_RECV_ERROR:
+    case CURLE_SEND_FAIL_REWIND:
     case CURLE_SSL_CONNECT_ERROR:
     case CURLE_HTTP2:
     case CURLE_HTTP2_STREAM:
@@ -296,6 +301,16 @@ static int check_request(const cr_http_request *request)
     return CR_OK;
 }
 
+/* Whoever waits for "100 Continue" waits a second at most servers. */
+static int refuse_expectation(cr_http_transfer *transfer)
+{
+    struct curl_slist *grown = curl_slist_append(transfer->headers, "Expect:");
+    if (!grown)
+        return cr_fail(CR_ENOMEM, "libcurl: no memory for header fields");
+    transfer->headers = grown;
+    return CR_OK;
+}
+
 static int copy_headers(cr_http_transfer *transfer, const cr_http_request *request)
 {
     for (size_t i = 0; i < request->header_count; i++) {
@@ -320,6 +335,37 @@ static void allow_protocols(CURL *easy, bool secure)
 #endif
 }
 
+/* Bytes of a body that leaves once: without a way to rewind, curl cannot send it again. */
+static size_t give_body(char *out, size_t one, size_t room, void *argument)
+{
+    cr_http_transfer *transfer = argument;
+    const size_t left = transfer->request_size - transfer->request_sent;
+    const size_t size = left < one * room ? left : one * room;
+    if (size > 0)
+        memcpy(out, transfer->request_body + transfer->request_sent, size);
+    transfer->request_sent += size;
+    return size;
+}
+
+static int describe_body(cr_http_transfer *transfer, const cr_http_request *request)
+{
+    CURL *easy = transfer->easy;
+    curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->body_size);
+    if (!request->once)
+        return curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, request->body) == CURLE_OK
+                   ? CR_OK
+                   : cr_fail(CR_ENOMEM, "libcurl: no memory for a body");
+    transfer->request_body = cr_alloc_plain(request->body_size);
+    if (!transfer->request_body)
+        return CR_ENOMEM;
+    memcpy(transfer->request_body, request->body, request->body_size);
+    transfer->request_size = request->body_size;
+    curl_easy_setopt(easy, CURLOPT_POST, 1L);
+    curl_easy_setopt(easy, CURLOPT_READFUNCTION, give_body);
+    curl_easy_setopt(easy, CURLOPT_READDATA, transfer);
+    return CR_OK;
+}
+
 static long milliseconds(double seconds)
 {
     return seconds > 1e6 ? 1000000000L : (long)(1000 * seconds);
@@ -333,12 +379,14 @@ static int describe(cr_http_transfer *transfer, const cr_http_request *request)
         url = curl_easy_setopt(easy, CURLOPT_CAINFO, request->ca_file);
     if (url == CURLE_OK && request->method)
         url = curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method);
-    if (url == CURLE_OK && request->body) {
-        curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->body_size);
-        url = curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, request->body);
-    }
     if (url != CURLE_OK)
         return cr_fail(code_of(url), "%s: %s", transfer->shown, curl_easy_strerror(url));
+    if (request->body)
+        CR_TRY(describe_body(transfer, request));
+    if (request->once) /* what a server drops when idle, it drops after some seconds */
+        curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, KEPT_SECONDS);
+    if (request->compressed)
+        curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "");
     if (request->method && strcmp(request->method, "HEAD") == 0)
         curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
@@ -384,6 +432,8 @@ static int prepare(cr_http_transfer *transfer, const cr_http_request *request)
     if (!transfer->easy)
         return cr_fail(CR_ENOMEM, "libcurl: no memory for a transfer");
     CR_TRY(copy_headers(transfer, request));
+    if (request->body)
+        CR_TRY(refuse_expectation(transfer));
     return describe(transfer, request);
 }
 
@@ -481,6 +531,8 @@ int cr_http_wait(cr_http *http, double seconds, int *running)
 void cr_http_look(const cr_http_transfer *transfer, cr_http_state *out)
 {
     curl_off_t expected = -1;
+    long sent = 0;
+    curl_easy_getinfo(transfer->easy, CURLINFO_REQUEST_SIZE, &sent);
     curl_easy_getinfo(transfer->easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &expected);
     *out = (cr_http_state){
         .done = transfer->done,
@@ -488,6 +540,7 @@ void cr_http_look(const cr_http_transfer *transfer, cr_http_state *out)
         .message = transfer->message,
         .transient = transfer->transient,
         .unreachable = transfer->unreachable,
+        .sent = sent > 0,
         .status = status_of(transfer),
         .received = transfer->received,
         .expected = expected,
@@ -495,6 +548,11 @@ void cr_http_look(const cr_http_transfer *transfer, cr_http_state *out)
         .body_size = transfer->body.size,
         .url = transfer->place ? transfer->place : transfer->shown,
     };
+}
+
+bool cr_http_done(const cr_http_transfer *transfer)
+{
+    return transfer->done;
 }
 
 /* Fields are kept as lines; a line is ended in place once its value is asked for. */
@@ -544,6 +602,7 @@ void cr_http_transfer_close(cr_http_transfer *transfer)
         leave_library();
     cr_free(transfer->shown);
     cr_free(transfer->place);
+    cr_free(transfer->request_body);
     cr_free(transfer->fields.bytes);
     cr_free(transfer->body.bytes);
     cr_free(transfer);

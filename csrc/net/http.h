@@ -8,7 +8,7 @@
  * Nothing is printed, no signal handler is installed (CURLOPT_NOSIGNAL), certificates are verified,
  * and proxies are taken from the environment as curl does. Only http and https are spoken, and
  * a redirect never leads from https to http. Header fields such as Authorization stay with the host
- * they were meant for. Bodies come as the server sends them: no decompression.
+ * they were meant for. Bodies come as the server sends them unless `compressed` is asked for.
  *
  * Ownership: a transfer is the caller's (cr_http_transfer_close); closing the set first is fine and
  * cancels what is under way. One set, with its transfers, belongs to one thread at a time.
@@ -46,8 +46,15 @@ typedef struct cr_http_request {
     double total_seconds;   /* 0 = for ever */
     int redirects;          /* followed at most; 10 */
     uint64_t most;          /* bytes of the body that are accepted; 0 = any number */
-    cr_http_sink sink;      /* write == NULL: memory */
+    bool
+        compressed; /* the body may come compressed and is undone; `most` counts the bytes after it */
+    bool once;      /* a body leaves at most once, see below */
+    cr_http_sink sink; /* write == NULL: memory */
 } cr_http_request;
+
+/* libcurl sends a request again, whatever its method, when a connection that it kept breaks before
+ * the first byte of an answer: the server may have done what was asked. With `once` the
+ * break is a transient failure instead, and it is the caller who knows whether to repeat. */
 
 cr_http_request cr_http_request_default(void);
 
@@ -67,6 +74,7 @@ typedef struct cr_http_state {
     const char *message; /* of a failure, else "" */
     bool transient;      /* a failure that may pass: refused, reset, cut short, timed out */
     bool unreachable;    /* no connection was made: no name, no route, refused */
+    bool sent;           /* some byte of the request left: the server may have seen it */
     int status;          /* 0 until the answer's head is in */
     uint64_t received;   /* bytes of the body */
     int64_t expected;    /* bytes of the body by its head; -1 = unknown */
@@ -77,6 +85,8 @@ typedef struct cr_http_state {
 
 /* Everything in it is borrowed from the transfer, until the next wait. */
 void cr_http_look(const cr_http_transfer *transfer, cr_http_state *out);
+
+bool cr_http_done(const cr_http_transfer *transfer);
 
 /* A header field of the last answer, by its name in any case; NULL when there is none. */
 const char *cr_http_header(const cr_http_transfer *transfer, const char *name);

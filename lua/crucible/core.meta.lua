@@ -706,6 +706,8 @@ function Rows:close() end
 ---@field file string?             the body of a 200 replaces this file, of a 206 it goes on at its end; else it stays in memory
 ---@field size integer?            bytes that the file must have in the end
 ---@field html boolean?            whether an HTML page may go into the file
+---@field compressed boolean?      the body may come compressed; `most` counts its bytes when that is undone
+---@field once boolean?            a body leaves at most once; else libcurl repeats it, POST too, when a kept connection breaks before the answer
 
 ---@class crucible.core.HttpState
 ---@field done boolean
@@ -717,6 +719,7 @@ function Rows:close() end
 ---@field message string?
 ---@field transient boolean?  whether it may pass: refused, reset, cut short, timed out
 ---@field unreachable boolean?  whether no connection was made
+---@field sent boolean?       of a failure: whether any byte of the request left
 
 ---@class crucible.core.Http  HTTP transfers, as many at once as one likes
 local Http = {}
@@ -746,6 +749,10 @@ function Http:close() end
 ---@return crucible.core.HttpState
 function Transfer:state() end
 
+--- Whether it is: state().done without a table.
+---@return boolean
+function Transfer:done() end
+
 --- A field of the answer's head, by its name in any case.
 ---@param name string
 ---@return string?
@@ -757,6 +764,32 @@ function Transfer:body() end
 
 --- Cancels it if it is under way. Closing twice is fine.
 function Transfer:close() end
+
+---@class crucible.core.TinkerTensor  shape [#values]
+---@field dtype "float32"|"int64"
+---@field values number[]
+
+---@class crucible.core.TinkerPass
+---@field model_id string
+---@field seq_id integer                                 from 1
+---@field loss_fn string
+---@field loss_fn_config table<string, number>?
+---@field forward_only boolean?
+---@field data { tokens: integer[], inputs: table<string, crucible.core.TinkerTensor> }[]
+
+--- A request of the Tinker API's protobuf dialect, as the official writer has it byte for byte.
+---@param kind "forward_backward"
+---@param request crucible.core.TinkerPass
+---@return string? bytes, string? message, string? code
+function core.tinker_encode(kind, request) end
+
+--- An answer of that dialect. "forward_backward_output": { type, metrics = { name = number }, outputs = { { name =
+--- number[] } } }, one of outputs a datum; "sample_response": { sequences = { { stop_reason = "stop"|"length", tokens,
+--- logprobs? } }, prompt_logprobs? }, NaN where there is none. Damaged bytes fail with "format".
+---@param kind "forward_backward_output"|"sample_response"
+---@param bytes string
+---@return table? answer, string? message, string? code
+function core.tinker_decode(kind, bytes) end
 
 ---@class crucible.core.signals  SIGINT and SIGTERM of this process; crucible.signals is their face
 core.signals = {}

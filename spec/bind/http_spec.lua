@@ -2,7 +2,9 @@
 local core = require "crucible.core"
 local expect = require "spec.support.expect"
 local fault_server = require "spec.support.fault_server"
+local faults = require "spec.support.tinker_faults"
 local shell = require "spec.support.shell"
+local standin = require "spec.support.tinker_standin"
 local temp = require "spec.support.temp"
 
 describe("core.open_http", function()
@@ -114,6 +116,15 @@ describe("core.open_http", function()
     collectgarbage()
   end)
 
+  it_serves("says whether a transfer is done, and whether a failure had left this machine", function()
+    local transfer = assert(http:start { url = server:url("/done") })
+    assert.is_false(transfer:done())
+    finish(transfer)
+    assert.is_true(transfer:done())
+    assert.is_true(finish(assert(http:start { url = server:url("/sent", "reset") })).sent)
+    assert.is_false(finish(assert(http:start { url = "http://127.0.0.1:9/" })).sent)
+  end)
+
   it("sleeps when nothing is under way", function()
     local before = core.fs.clock()
     assert.equal(0, http:wait(0.05))
@@ -155,6 +166,58 @@ describe("core.open_http", function()
     expect.raises("headers[1]: expected a string", http.start, http, { url = "http://x/", headers = { 1 } })
     expect.raises("expected 0 to 3600 seconds", http.wait, http, -1)
     expect.fails("not_found", "absent/file", http:start { url = "http://x/", file = temp.folder() .. "/absent/file" })
+  end)
+end)
+
+-- libcurl repeats a request of its own accord when a connection that it kept breaks before the answer: with `once`
+-- a submit was done twice because of it.
+describe("a request over a connection that was kept", function()
+  local server
+
+  setup(function() server = standin.start {} end)
+  teardown(function() if server then server:stop() end end)
+
+  -- The state of the second request, whose connection is reset, and what the proxy did to it.
+  local function second(options)
+    local plan = { ["POST /api/v1/telemetry"] = { "ok", "reset_after", "ok" } }
+    local proxy = faults.start { target = server, plan = plan }
+    local http <close> = assert(core.open_http())
+    local state
+    for _ = 1, 2 do
+      options.url = proxy.url .. "/api/v1/telemetry"
+      local transfer <close> = assert(http:start(options, "{}"))
+      while not transfer:done() do assert(http:wait(1)) end
+      state = transfer:state()
+    end
+    proxy:stop()
+    return state
+  end
+
+  local function count_telemetry()
+    local count = 0
+    for _, request in ipairs(server:requests()) do count = count + (request == "POST telemetry" and 1 or 0) end
+    return count
+  end
+
+  it("is sent again unless it may leave but once", function()
+    if not server then return pending("LuaSocket is not installed") end
+    assert.equal(200, second({}).status)
+    assert.equal(3, count_telemetry())
+    local state = second { once = true }
+    assert.same({ "io", true, true }, { state.code, state.transient, state.sent })
+    assert.equal(5, count_telemetry())
+  end)
+
+  it("undoes compression, within the limit of size", function()
+    if not server then return pending("LuaSocket is not installed") end
+    local proxy = faults.start { target = server, always = true, plan = { ["GET /api/v1/healthz"] = { "zeros_gzip" } } }
+    local http <close> = assert(core.open_http())
+    local url = proxy.url .. "/api/v1/healthz"
+    local transfer <close> = assert(http:start { url = url, compressed = true, most = 100000 })
+    while not transfer:done() do assert(http:wait(1)) end
+    assert.truthy(transfer:state().message:find("longer than 100000 bytes", 1, true), transfer:state().message)
+    assert.equal(0, transfer:body():byte(1))
+    proxy:stop()
   end)
 end)
 
