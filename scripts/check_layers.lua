@@ -60,6 +60,7 @@ local CORE_USERS = {
   ["lua/crucible/domain/topology.lua"] = true,
   ["lua/crucible/encoder.lua"] = true,
   ["lua/crucible/init.lua"] = true,
+  ["lua/crucible/lora/patterns.lua"] = true,
   ["lua/crucible/lora/token_cache.lua"] = true,
   ["lua/crucible/model.lua"] = true,
   ["lua/crucible/models.lua"] = true,

@@ -209,6 +209,10 @@ int bind_session_parameters(lua_State *L); /* parameter.c */
 int bind_session_read(lua_State *L);
 int bind_session_write(lua_State *L);
 int bind_session_norm(lua_State *L);
+int bind_session_modules(lua_State *L);
+int bind_session_merge_rows(lua_State *L);
+int bind_session_row_norms(lua_State *L);
+int bind_module_matches(lua_State *L);
 int bind_session_statistics(lua_State *L); /* gradient.c */
 int bind_session_scale_gradient(lua_State *L);
 int bind_session_add_gradient(lua_State *L);

@@ -34,6 +34,8 @@ static const luaL_Reg functions[] = {
     {"targets", targets},
     /* model.c */
     {"open_model", bind_model_open},
+    /* parameter.c */
+    {"module_matches", bind_module_matches},
     /* gradient.c */
     {"statistics", bind_statistics},
     /* tokens.c */

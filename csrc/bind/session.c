@@ -3,6 +3,7 @@
 
 #include <limits.h>
 #include <math.h>
+#include <string.h>
 
 typedef struct session {
     bind_handle handle;
@@ -30,6 +31,9 @@ static const bind_field config_fields[] = {
     {"micro_batch_tokens", BIND_INTEGER, offsetof(cr_session_config, micro_batch_tokens), 0,
      INT_MAX, 0},
     {"recompute", BIND_BOOLEAN, offsetof(cr_session_config, recompute), 0, 0, 0},
+    {"dora", BIND_BOOLEAN, offsetof(cr_session_config, dora), 0, 0, 0},
+    {"rank_pattern", BIND_LIST, 0, 0, 0, 0},
+    {"alpha_pattern", BIND_LIST, 0, 0, 0, 0},
     {NULL, BIND_LIST, 0, 0, 0, 0},
 };
 
@@ -78,6 +82,46 @@ static unsigned read_targets(lua_State *L, int arg)
     return targets;
 }
 
+/* The key and value of the pair on top of the stack, the list's element `i`; the key is copied to work space
+ * that takes the pair's place. */
+static cr_pattern read_pattern(lua_State *L, int arg, const char *name, int i)
+{
+    bool pair = lua_istable(L, -1);
+    if (pair) {
+        lua_rawgeti(L, -1, 1);
+        lua_rawgeti(L, -2, 2);
+        pair = lua_type(L, -2) == LUA_TSTRING && lua_type(L, -1) == LUA_TNUMBER &&
+               strlen(lua_tostring(L, -2)) == lua_rawlen(L, -2);
+    }
+    if (!pair)
+        luaL_argerror(L, arg,
+                      lua_pushfstring(L, "%s[%d]: expected a pair of a key and a number", name, i));
+    size_t bytes = lua_rawlen(L, -2) + 1;
+    char *key = bind_space(L, bytes, 1);
+    memcpy(key, lua_tostring(L, -3), bytes);
+    cr_pattern pattern = {key, (double)lua_tonumber(L, -2)};
+    lua_replace(L, -4);
+    lua_pop(L, 2);
+    return pattern;
+}
+
+/* The list of pairs in the field; its keys stay on the stack as work space. */
+static const cr_pattern *read_patterns(lua_State *L, int arg, const char *name, size_t *count)
+{
+    *count = 0;
+    if (bind_get(L, arg, name) == LUA_TNIL)
+        return NULL;
+    int list = lua_gettop(L);
+    *count = bind_list_length(L, (bind_place){arg, name, {0, 0}});
+    cr_pattern *patterns = bind_space(L, *count, sizeof *patterns);
+    luaL_checkstack(L, (int)*count + 8, name);
+    for (size_t i = 0; i < *count; i++) {
+        lua_rawgeti(L, list, (lua_Integer)i + 1);
+        patterns[i] = read_pattern(L, arg, name, (int)i + 1);
+    }
+    return patterns;
+}
+
 /* Bytes of the matrices, their gradients and both moments. */
 static uint64_t held_bytes(cr_session *core)
 {
@@ -95,6 +139,8 @@ int bind_model_session(lua_State *L)
     cr_session_config config = cr_session_config_default();
     bind_read_record(L, 2, config_fields, &config);
     config.targets = read_targets(L, 2);
+    config.rank_pattern = read_patterns(L, 2, "rank_pattern", &config.rank_pattern_count);
+    config.alpha_pattern = read_patterns(L, 2, "alpha_pattern", &config.alpha_pattern_count);
     session *self = bind_new(L, &bind_session_class, sizeof *self, 1);
     lua_pushvalue(L, 1);
     lua_setiuservalue(L, -2, 1);
@@ -218,6 +264,8 @@ static const bind_field adam_fields[] = {
     {"eps", BIND_NUMBER, offsetof(cr_adam_params, eps), 0, INFINITY, BIND_ABOVE},
     {"weight_decay", BIND_NUMBER, offsetof(cr_adam_params, weight_decay), 0, INFINITY, 0},
     {"max_grad_norm", BIND_NUMBER, offsetof(cr_adam_params, max_grad_norm), 0, INFINITY, 0},
+    {"loraplus_lr_ratio", BIND_NUMBER, offsetof(cr_adam_params, loraplus_lr_ratio), 0, INFINITY,
+     BIND_ABOVE},
     {NULL, BIND_LIST, 0, 0, 0, 0},
 };
 
@@ -237,7 +285,7 @@ static void push_optim(lua_State *L, const cr_optim_result *result)
 static int session_optim_step(lua_State *L)
 {
     session_core(L);
-    cr_adam_params params = {0, 0.9, 0.999, 1e-8, 0.01, 1.0};
+    cr_adam_params params = {0, 0.9, 0.999, 1e-8, 0.01, 1.0, 0};
     bind_read_record(L, 2, adam_fields, &params);
     cr_optim_result result;
     int code = cr_session_optim_step(session_core(L), &params, &result);
@@ -369,6 +417,9 @@ static const luaL_Reg methods[] = {
     {"read", bind_session_read},
     {"write", bind_session_write},
     {"norm", bind_session_norm},
+    {"modules", bind_session_modules},
+    {"merge_rows", bind_session_merge_rows},
+    {"row_norms", bind_session_row_norms},
     /* gradient.c */
     {"statistics", bind_session_statistics},
     {"scale_gradient", bind_session_scale_gradient},

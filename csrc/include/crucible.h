@@ -224,9 +224,22 @@ CR_API unsigned cr_target_find(const char *name);
 /* The name of target number `index` (0..CR_TARGET_COUNT-1), or NULL. */
 CR_API const char *cr_target_name(int index);
 
+/* A value for the modules that a key means: a regular expression that matches a module's name, such as
+ * "model.layers.12.self_attn.q_proj", as a whole or from behind a dot on (PEFT's rank_pattern and
+ * alpha_pattern). Of several keys that mean a module, the first counts. */
+typedef struct cr_pattern {
+    const char *key;
+    double value;
+} cr_pattern;
+
 /* LoRA (Hu et al. 2021): y = W x + scale · B A drop(x), with A [rank, in],
  * B [out, rank], scale = alpha / rank, or alpha / sqrt(rank) with rslora
- * (Kalajdzievski 2023). A starts uniform in ±1/sqrt(in), B at zero. */
+ * (Kalajdzievski 2023). A starts uniform in ±1/sqrt(in), B at zero.
+ *
+ * With dora (Liu et al. 2024), V = W + scale · B A gives directions alone and a magnitude m a row is
+ * trained beside: y = m / ‖V‖ · V x, the norms those of V's rows. m starts as the norms of W, and no
+ * gradient flows through ‖V‖ (section 4.3 there). Dropout as PEFT has it: of what DoRA changes, x is
+ * dropped, of W x it is not. */
 typedef struct cr_session_config {
     int rank;             /* >= 1 */
     double alpha;         /* > 0 */
@@ -239,7 +252,15 @@ typedef struct cr_session_config {
                                at a time; a longer batch runs in several pieces with the
                                same result to rounding. 0 = default (1024) */
     bool recompute;       /* keep only each layer's input and run it again in backward */
+    bool dora;
+    const cr_pattern *rank_pattern; /* ranks of single modules; read by cr_session_create alone */
+    size_t rank_pattern_count;
+    const cr_pattern *alpha_pattern;
+    size_t alpha_pattern_count;
 } cr_session_config;
+
+/* Whether a key means a module of that name. CR_EARG when it is no regular expression. */
+CR_API int cr_module_matches(bool *out, const char *key, const char *module);
 
 CR_API cr_session_config cr_session_config_default(void);
 CR_API int cr_session_create(cr_session **out, cr_model *model, const cr_session_config *config);
@@ -399,9 +420,14 @@ CR_API void cr_session_pass_over(cr_session *session, size_t datums);
 /* AdamW (Loshchilov and Hutter 2019) with bias correction; decay is decoupled.
  * Gradients are scaled to norm max_grad_norm over all matrices when above it
  * (0 = never), then zeroed. A gradient that is not finite leaves weights and
- * moments as they are: skipped. */
+ * moments as they are: skipped.
+ *
+ * LoRA+ (Hayou et al. 2024): B, and with it DoRA's magnitudes, learn at loraplus_lr_ratio · lr and decay at
+ * that rate, as PEFT's create_loraplus_optimizer groups them; A learns at lr. 0 means the ratio of the update
+ * before, which cr_session_save_optimizer keeps; 1 at first. */
 typedef struct cr_adam_params {
     double lr, beta1, beta2, eps, weight_decay, max_grad_norm;
+    double loraplus_lr_ratio;
 } cr_adam_params;
 
 typedef struct cr_optim_result {
@@ -421,21 +447,52 @@ CR_API void cr_session_zero_gradients(cr_session *session);
 CR_API uint64_t cr_session_step(const cr_session *session);
 CR_API void cr_session_set_step(cr_session *session, uint64_t step);
 
-/* The trained matrices, in order of depth, then projection, then A before B.
- * Names read "layers.12.self_attn.q_proj.lora_A". Values are row-major f32 in the
+enum { CR_PART_A, CR_PART_B, CR_PART_MAGNITUDE };
+
+/* The trained matrices, in order of depth, then projection, then A, B and magnitudes [out, 1].
+ * Names read "layers.12.self_attn.q_proj.lora_A", "....lora_B", "....lora_magnitude_vector". Values are
+ * row-major f32 in the
  * engine's row order (GGUF llama files permute the rows of q and k; files
  * written by cr_session_save_lora do not). All pointers are borrowed; writing to
- * value or gradient is allowed between calls. */
+ * value or gradient is allowed between calls (with dora, not between the steps of a generation). */
 typedef struct cr_parameter {
     const char *name;
     int layer;
     int target;   /* index: cr_target_name */
+    int part;     /* CR_PART_* */
     int rows, columns;
     float *value, *gradient, *moment1, *moment2;
 } cr_parameter;
 
 CR_API size_t cr_session_parameter_count(const cr_session *session);
 CR_API int cr_session_parameter(const cr_session *session, size_t index, cr_parameter *out);
+
+/* The projections that carry a branch, in that order. */
+typedef struct cr_module {
+    const char *name; /* "model.layers.12.self_attn.q_proj" */
+    int layer;
+    int target;       /* index: cr_target_name */
+    int rank;
+    double alpha;
+    double scale;     /* that B A is multiplied with */
+} cr_module;
+
+CR_API size_t cr_session_module_count(const cr_session *session);
+CR_API int cr_session_module(const cr_session *session, size_t index, cr_module *out);
+
+/* Rows and columns of a projection's weight: [out, in]. `target` is an index. CR_EARG for one that is not. */
+CR_API int cr_session_shape(const cr_session *session, int layer, int target, size_t *rows,
+                            size_t *columns);
+
+/* Rows first..first+count of a projection's weight with its branch merged into it: W + scale · B A or,
+ * with dora, m / ‖V‖ · V. out [count, in] f32, in the row order of the base's file; a projection without
+ * a branch gives W. CR_EARG for rows that do not exist, and when a value is not
+ * finite. Any number of threads may call this at once. */
+CR_API int cr_session_merge_rows(const cr_session *session, int layer, int target, size_t first,
+                                 size_t count, float *out);
+
+/* ‖W + scale · B A‖ of each row of a projection: out [out]. */
+CR_API int cr_session_row_norms(const cr_session *session, int layer, int target, float *out);
 
 /* ---- gradients, measured and changed ----------------------------------------- */
 
@@ -563,7 +620,7 @@ CR_API int cr_session_load_optimizer(cr_session *session, const char *path);
 
 typedef struct cr_memory_plan {
     uint64_t weights_mapped; /* bytes of the file, shared and reclaimable */
-    uint64_t lora;           /* matrices, gradients and moments */
+    uint64_t lora;           /* matrices, gradients and moments; with dora, norms and a copy of the values */
     uint64_t activations;    /* kept from forward for backward */
     uint64_t scratch;        /* work space */
 } cr_memory_plan;

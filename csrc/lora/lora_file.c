@@ -1,6 +1,7 @@
 /* lora_file.c: reads and writes the PEFT layout (peft/utils/save_and_load.py names the tensors). */
 #include "lora/lora_file.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,13 +12,14 @@
 
 static void peft_name(char name[NAME_BYTES], const cr_lora_matrix *matrix)
 {
-    snprintf(name, NAME_BYTES, "base_model.model.model.%s.weight", matrix->name);
+    bool bare = matrix->part == CR_PART_MAGNITUDE; /* a parameter and no layer when PEFT's format was settled */
+    snprintf(name, NAME_BYTES, "base_model.model.model.%s%s", matrix->name, bare ? "" : ".weight");
 }
 
 /* Heads whose rows the family permutes in this matrix; 0 = rows are as everywhere. */
 static size_t permuted_heads(const cr_lora_matrix *matrix, const cr_model *model)
 {
-    if (!matrix->is_b || !model->config.rope_neighbours)
+    if (matrix->part == CR_PART_A || !model->config.rope_neighbours)
         return 0;
     if (matrix->projection == CR_PROJECTION_q)
         return model->config.heads;
@@ -73,8 +75,34 @@ static void add_tensor(listing *list, const char *prefix, const cr_lora_matrix *
         snprintf(name, NAME_BYTES, "%s.%s", prefix, matrix->name);
     else
         peft_name(name, matrix);
-    list->tensors[list->count++] =
-        (cr_safetensor_out){name, matrix->rows, matrix->columns, data};
+    list->tensors[list->count++] = (cr_safetensor_out){
+        name, matrix->rows, matrix->part == CR_PART_MAGNITUDE ? 0 : matrix->columns, data};
+}
+
+#define SHAPE_BYTES 48
+
+static void show_shape(char text[SHAPE_BYTES], int dims, uint64_t rows, uint64_t columns)
+{
+    if (dims == 1)
+        snprintf(text, SHAPE_BYTES, "[%llu]", (unsigned long long)rows);
+    else if (dims == 2)
+        snprintf(text, SHAPE_BYTES, "[%llu, %llu]", (unsigned long long)rows,
+                 (unsigned long long)columns);
+    else
+        snprintf(text, SHAPE_BYTES, "%d dimensions", dims);
+}
+
+static int check_shape(const cr_safetensor *tensor, const char *path, const cr_lora_matrix *matrix)
+{
+    bool vector = matrix->part == CR_PART_MAGNITUDE;
+    if (tensor->dims == (vector ? 1 : 2) && tensor->shape[0] == matrix->rows &&
+        tensor->shape[1] == matrix->columns)
+        return CR_OK;
+    char expected[SHAPE_BYTES], found[SHAPE_BYTES];
+    show_shape(expected, vector ? 1 : 2, matrix->rows, matrix->columns);
+    show_shape(found, tensor->dims, tensor->shape[0], tensor->shape[1]);
+    return cr_fail(CR_EFORMAT, "%s: tensor %s: expected %s, the file has %s", path, tensor->name,
+                   expected, found);
 }
 
 static int check_tensor(const cr_safetensor **out, const cr_safetensors *file, const char *path,
@@ -84,11 +112,7 @@ static int check_tensor(const cr_safetensor **out, const cr_safetensors *file, c
     *out = tensor;
     if (!tensor)
         return cr_fail(CR_ENOTFOUND, "%s: tensor %s is missing", path, name);
-    if (tensor->dims != 2 || tensor->shape[0] != matrix->rows || tensor->shape[1] != matrix->columns)
-        return cr_fail(CR_EFORMAT, "%s: tensor %s: expected [%zu, %zu], the file has [%llu, %llu]",
-                       path, name, matrix->rows, matrix->columns,
-                       (unsigned long long)tensor->shape[0], (unsigned long long)tensor->shape[1]);
-    return CR_OK;
+    return check_shape(tensor, path, matrix);
 }
 
 static bool expects(const cr_lora *lora, const char *name)
@@ -107,8 +131,8 @@ static int refuse_unexpected(const cr_lora *lora, const cr_safetensors *file, co
     for (size_t i = 0; i < cr_safetensors_count(file); i++) {
         const char *name = cr_safetensors_at(file, i)->name;
         if (!expects(lora, name))
-            return cr_fail(CR_EFORMAT, "%s: tensor %s is none of this session's matrices (rank %zu)",
-                           path, name, lora->rank);
+            return cr_fail(CR_EFORMAT, "%s: tensor %s is none of this session's matrices", path,
+                           name);
     }
     return CR_OK;
 }
@@ -160,6 +184,7 @@ int cr_lora_load(cr_lora *lora, const cr_model *model, const char *path)
         code = read_matrix(values, &lora->matrices[i], model, file, path, rows);
     if (code == CR_OK)
         memcpy(lora->values, values, lora->floats * sizeof(float));
+    lora->stale = lora->stale || code == CR_OK;
     cr_free(rows);
     cr_free(values);
     cr_safetensors_close(file);
@@ -168,12 +193,18 @@ int cr_lora_load(cr_lora *lora, const cr_model *model, const char *path)
 
 /* ---- optimiser ------------------------------------------------------------------------------------- */
 
-int cr_optimizer_save(const cr_lora *lora, uint64_t step, const char *path)
+#define RATIO "loraplus_lr_ratio" /* as the bits of a double: exact, whatever the locale */
+
+int cr_optimizer_save(const cr_lora *lora, const cr_optimizer_state *state, const char *path)
 {
     listing list = {0};
-    char text[24];
-    snprintf(text, sizeof text, "%llu", (unsigned long long)step);
-    const char *const metadata[] = {"step", text, NULL};
+    char step[24], ratio[24];
+    uint64_t bits;
+    memcpy(&bits, &state->loraplus_lr_ratio, sizeof bits);
+    snprintf(step, sizeof step, "%llu", (unsigned long long)state->step);
+    snprintf(ratio, sizeof ratio, "%016llx", (unsigned long long)bits);
+    const char *const metadata[] = {
+        "step", step, state->loraplus_lr_ratio != 1.0 ? RATIO : NULL, ratio, NULL};
     int code = make_listing(&list, 2 * lora->count);
     for (size_t i = 0; i < lora->count && code == CR_OK; i++) {
         const cr_lora_matrix *matrix = &lora->matrices[i];
@@ -198,6 +229,21 @@ static int read_moment(float *block, const char *prefix, const cr_lora_matrix *m
     return CR_OK;
 }
 
+/* Files without one come from updates with one rate. */
+static int read_ratio(double *ratio, const cr_safetensors *file, const char *path)
+{
+    const char *text = cr_safetensors_metadata(file, RATIO);
+    *ratio = 1.0;
+    if (!text)
+        return CR_OK;
+    uint64_t bits = strtoull(text, NULL, 16);
+    memcpy(ratio, &bits, sizeof bits);
+    if (strspn(text, "0123456789abcdef") != 16 || text[16] != '\0' || !(*ratio > 0) || isinf(*ratio))
+        return cr_fail(CR_EFORMAT, "%s: metadata \"%s\": expected the bits of a positive number", path,
+                       RATIO);
+    return CR_OK;
+}
+
 static int read_step(uint64_t *step, const cr_safetensors *file, const char *path)
 {
     const char *text = cr_safetensors_metadata(file, "step");
@@ -209,13 +255,15 @@ static int read_step(uint64_t *step, const cr_safetensors *file, const char *pat
     return CR_OK;
 }
 
-int cr_optimizer_load(cr_lora *lora, uint64_t *step, const char *path)
+int cr_optimizer_load(cr_lora *lora, cr_optimizer_state *state, const char *path)
 {
     cr_safetensors *file = NULL;
     CR_TRY(cr_safetensors_open(&file, path));
     float *moments = cr_calloc(2 * lora->floats, sizeof(float));
-    uint64_t steps = 0;
-    int code = moments ? read_step(&steps, file, path) : CR_ENOMEM;
+    cr_optimizer_state found = {0, 1};
+    int code = moments ? read_step(&found.step, file, path) : CR_ENOMEM;
+    if (code == CR_OK)
+        code = read_ratio(&found.loraplus_lr_ratio, file, path);
     if (code == CR_OK && cr_safetensors_count(file) != 2 * lora->count)
         code = cr_fail(CR_EFORMAT, "%s: expected %zu tensors, the file has %zu", path,
                        2 * lora->count, cr_safetensors_count(file));
@@ -227,7 +275,7 @@ int cr_optimizer_load(cr_lora *lora, uint64_t *step, const char *path)
     if (code == CR_OK) {
         memcpy(lora->moment1, moments, lora->floats * sizeof(float));
         memcpy(lora->moment2, moments + lora->floats, lora->floats * sizeof(float));
-        *step = steps;
+        *state = found;
     }
     cr_free(moments);
     cr_safetensors_close(file);

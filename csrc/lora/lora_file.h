@@ -3,7 +3,8 @@
  * PEFT names a tensor "base_model.model.model.layers.12.self_attn.q_proj.lora_A.weight" and keeps
  * rows in the order of Hugging Face checkpoints. Files of the llama family in GGUF permute the rows of q and
  * k inside each head so that rotary pairs are neighbours; only B has those rows, so B's rows are
- * permuted on the way out and back on the way in.
+ * permuted on the way out and back on the way in. DoRA's magnitudes are "….lora_magnitude_vector", [out], with
+ * the rows of B.
  */
 #ifndef CR_LORA_FILE_H
 #define CR_LORA_FILE_H
@@ -15,8 +16,14 @@ int cr_lora_save(const cr_lora *lora, const cr_model *model, const char *path);
 /* All or nothing: a missing, unexpected or differently shaped tensor is refused by name. */
 int cr_lora_load(cr_lora *lora, const cr_model *model, const char *path);
 
-/* Moments in the engine's own order, bit-exact, and the number of updates made. */
-int cr_optimizer_save(const cr_lora *lora, uint64_t step, const char *path);
-int cr_optimizer_load(cr_lora *lora, uint64_t *step, const char *path);
+/* What the optimiser remembers beside the moments. */
+typedef struct cr_optimizer_state {
+    uint64_t step;            /* updates made */
+    double loraplus_lr_ratio; /* of the last one */
+} cr_optimizer_state;
+
+/* Moments in the engine's own order, bit-exact, and the state. */
+int cr_optimizer_save(const cr_lora *lora, const cr_optimizer_state *state, const char *path);
+int cr_optimizer_load(cr_lora *lora, cr_optimizer_state *state, const char *path);
 
 #endif

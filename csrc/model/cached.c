@@ -252,6 +252,7 @@ static void add_projected(const cr_cached_pass *pass, const buffers *b, size_t l
     const cr_config *config = &pass->model->config;
     if (!norm && !pass->few) {
         cr_linear linear = linear_of(pass, b, layer, p);
+        linear.product = b->normed; /* free by now, and as wide */
         cr_linear_forward(pass->compute, b->x, true, y, &linear);
         return;
     }

@@ -46,7 +46,7 @@ typedef struct cr_cached_pass {
     cr_compute *compute;
     const cr_model *model;
     const cr_branch *branches; /* [layers, CR_PROJECTIONS], or NULL */
-    size_t rank;
+    size_t rank;               /* the largest of them */
     cr_cache *cache;
     const cr_cached_row *rows;
     size_t count;

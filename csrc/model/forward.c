@@ -24,7 +24,52 @@ static void take_post_norms(cr_layer_kept *kept, const cr_config *config, size_t
     kept->inverse_down = cr_take_floats(from, n, 1);
 }
 
-static void take_kept(cr_layer_kept *kept, const cr_pass *pass, cr_taker *from)
+static bool keeps_every_layer(const cr_pass *pass)
+{
+    return pass->train && !pass->recompute;
+}
+
+/* Values of a position in the branch's space of a projection: of one layer or, where all layers share what is
+ * kept, of the widest; 0 = no branch. */
+static size_t low_width(const cr_pass *pass, size_t layer, int p)
+{
+    size_t widest = 0;
+    for (size_t l = 0; pass->branches && l < pass->model->config.layers; l++) {
+        const cr_branch *branch = &pass->branches[l * CR_PROJECTIONS + (size_t)p];
+        if (branch->a && branch->rank > widest && (l == layer || !keeps_every_layer(pass)))
+            widest = branch->rank;
+    }
+    return widest;
+}
+
+static bool has_gain(const cr_pass *pass, int p)
+{
+    return pass->branches && pass->branches[p].gain;
+}
+
+/* The widest output of DoRA's projections; 0 = there are none. */
+static size_t widest_gain(const cr_pass *pass)
+{
+    size_t widest = 0;
+    for (int p = 0; p < CR_PROJECTIONS; p++)
+        if (has_gain(pass, p) && pass->model->layers[0].projection[p].rows > widest)
+            widest = pass->model->layers[0].projection[p].rows;
+    return widest;
+}
+
+/* Backward wants each product; without it they take turns in one place. */
+static void take_products(cr_layer_kept *kept, const cr_pass *pass, cr_taker *from)
+{
+    const size_t n = pass->batch.n, widest = widest_gain(pass);
+    float *shared = !pass->train && widest ? cr_take_floats(from, n, widest) : NULL;
+    for (int p = 0; p < CR_PROJECTIONS; p++)
+        if (has_gain(pass, p))
+            kept->product[p] =
+                shared ? shared
+                       : cr_take_floats(from, n, pass->model->layers[0].projection[p].rows);
+}
+
+static void take_kept(cr_layer_kept *kept, const cr_pass *pass, size_t layer, cr_taker *from)
 {
     const cr_config *config = &pass->model->config;
     const size_t n = pass->batch.n, q = config->heads * config->head_size;
@@ -40,17 +85,13 @@ static void take_kept(cr_layer_kept *kept, const cr_pass *pass, cr_taker *from)
     kept->gate = cr_take_floats(from, n, config->ffn_width);
     kept->up = cr_take_floats(from, n, config->ffn_width);
     for (int p = 0; p < CR_PROJECTIONS; p++)
-        if (pass->branches && pass->branches[p].a)
-            kept->low[p] = cr_take_floats(from, n, pass->rank);
+        if (low_width(pass, layer, p) > 0)
+            kept->low[p] = cr_take_floats(from, n, low_width(pass, layer, p));
+    take_products(kept, pass, from);
     if (config->family->head_norms)
         take_head_norms(kept, config, n, from);
     if (config->family->post_norms)
         take_post_norms(kept, config, n, from);
-}
-
-static bool keeps_every_layer(const cr_pass *pass)
-{
-    return pass->train && !pass->recompute;
 }
 
 static cr_layer_kept *kept_of(const cr_pass *pass, size_t layer)
@@ -80,7 +121,7 @@ static void take_all_kept(cr_pass *pass, cr_taker *from)
     for (size_t l = 0; l < count && !from->failed; l++) {
         cr_layer_kept *kept = from->arena->planning ? &unused : &pass->kept[l];
         *kept = (cr_layer_kept){0};
-        take_kept(kept, pass, from);
+        take_kept(kept, pass, l, from);
     }
 }
 
@@ -115,6 +156,7 @@ static void take_gradients(cr_pass *pass, cr_taker *from)
     pass->dattended = cr_take_floats(from, n, q);
     pass->wide_dk = cr_take_floats(from, n, q);
     pass->wide_dv = cr_take_floats(from, n, q);
+    pass->scaled = widest_gain(pass) ? cr_take_floats(from, n, widest_gain(pass)) : NULL;
 }
 
 int cr_pass_prepare(cr_pass *pass, cr_arena *arena)
@@ -144,7 +186,9 @@ static cr_linear linear_of(const cr_pass *pass, size_t layer, int p, const cr_la
                        .n = pass->batch.n,
                        .low = kept->low[p],
                        .dropped = pass->dropped,
-                       .dlow = pass->dlow};
+                       .dlow = pass->dlow,
+                       .product = kept->product[p],
+                       .scaled = pass->scaled};
 }
 
 static void project(cr_pass *pass, size_t layer, int p, float *y, bool accumulate, const float *x,

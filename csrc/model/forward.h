@@ -32,6 +32,7 @@ typedef struct cr_layer_kept {
     float *middle;              /* [n, d]: after attention and its residual */
     float *gate, *up;           /* [n, f] */
     float *low[CR_PROJECTIONS]; /* [n, rank] where there is a branch */
+    float *product[CR_PROJECTIONS];   /* [n, out] where the branch is DoRA's */
     float *raw_q, *raw_k;             /* before their norms */
     float *inverse_q, *inverse_k;     /* [n, heads], [n, kv_heads] */
     float *o, *down;                  /* [n, d] before their norms */
@@ -43,7 +44,7 @@ typedef struct cr_pass {
     cr_compute *compute;
     const cr_model *model;
     const cr_branch *branches; /* [layers, CR_PROJECTIONS], or NULL for the bare base */
-    size_t rank;
+    size_t rank;               /* the largest of them */
     cr_rows_batch batch;
     bool train;                /* keep what backward needs */
     bool recompute;            /* keep layer inputs only */
@@ -57,6 +58,7 @@ typedef struct cr_pass {
     float *normed;         /* [n, d] */
     float *wide;           /* [n, f]: SwiGLU's output */
     float *dropped, *dlow; /* branch work space */
+    float *scaled;         /* [n, widest output], with DoRA */
     float *scratch;        /* attention */
     /* backward */
     float *dx, *dnormed;        /* [n, d] */

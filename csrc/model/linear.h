@@ -2,6 +2,13 @@
  *
  *     y = x Wᵀ + bias + scale · (drop(x) Aᵀ) Bᵀ   (Hu et al., "LoRA", 2021, equation 3)
  *
+ * With DoRA (Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", 2024, equation 5), V = W + scale · B A,
+ * and what is added to the base is taken from the dropped input alone (peft/tuners/lora/dora.py):
+ *
+ *     y = x Wᵀ + bias + gain · drop(x) Vᵀ - drop(x) Wᵀ,   gain = magnitude / ‖V‖ by rows
+ *
+ * which without dropout is gain · x Vᵀ + bias. Norms are constants in backward (section 4.3 there).
+ *
  * Dropout touches the branch's input alone. Its mask is a pure function of the position's key
  * and the projection (base/rng.h), so backward and recomputation make it again.
  *
@@ -18,6 +25,10 @@ typedef struct cr_branch {
     float *da, *db; /* gradients, accumulated */
     size_t rank;
     float scale;
+    /* DoRA; else NULL. Norms and gains are those of the present values (cr_lora_refresh). */
+    const float *norm;  /* [out]: of the rows of V */
+    const float *gain;  /* [out]: magnitude / norm */
+    float *dmagnitude;  /* [out], accumulated */
 } cr_branch;
 
 typedef struct cr_dropout {
@@ -36,6 +47,9 @@ typedef struct cr_linear {
     float *low;              /* [n, rank]: drop(x) Aᵀ, kept from forward for backward */
     float *dropped;          /* [n, in] work space, needed with dropout */
     float *dlow;             /* [n, rank] work space of backward */
+    float *product;          /* [n, out] with DoRA: drop(x) Vᵀ, kept from forward for backward; NULL where there
+                                is no backward, no dropout and y is not added to */
+    float *scaled;           /* [n, out] work space of backward with DoRA */
 } cr_linear;
 
 /* y [n, out] (+)= ...; x [n, in]. */

@@ -1,5 +1,6 @@
 /* adamw.c: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2;
- * bias correction as Kingma and Ba, "Adam", 2015; clipping by global norm, Pascanu et al. 2013. */
+ * bias correction as Kingma and Ba, "Adam", 2015; clipping by global norm, Pascanu et al. 2013; rates apart for
+ * A and B, Hayou et al., "LoRA+: Efficient Low Rank Adaptation of Large Models", 2024. */
 #include "train/adamw.h"
 
 #include <math.h>
@@ -11,7 +12,8 @@ typedef struct adamw_job {
     cr_lora *lora;
     const cr_lora *measured;
     double *partial;
-    cr_adamw_factors factors;
+    cr_adamw_factors of_a, of_others; /* LoRA+: B and magnitudes have a rate of their own */
+    bool apart;                       /* these differ */
 } adamw_job;
 
 size_t cr_adamw_chunks(const cr_lora *lora)
@@ -52,15 +54,16 @@ double cr_gradient_norm(cr_compute *compute, const cr_lora *lora, double *partia
     return join(partial, cr_adamw_chunks(lora));
 }
 
-static double update_stretch(const adamw_job *job, size_t at, size_t end)
+static double update_stretch(const adamw_job *job, const cr_adamw_factors *factors, size_t at,
+                             size_t end)
 {
     cr_lora *lora = job->lora;
     return job->kernels->adamw(lora->values + at, lora->gradients + at, lora->moment1 + at,
-                               lora->moment2 + at, end - at, &job->factors);
+                               lora->moment2 + at, end - at, factors);
 }
 
-/* The stretch without its frozen matrices; each piece is as long as whole vectors. */
-static double update_thawed(const adamw_job *job, size_t at, size_t end)
+/* The stretch without its frozen matrices, each with its factors; each piece is as long as whole vectors. */
+static double update_by_matrix(const adamw_job *job, size_t at, size_t end)
 {
     const cr_lora *lora = job->lora;
     double sum = 0;
@@ -69,8 +72,9 @@ static double update_thawed(const adamw_job *job, size_t at, size_t end)
         size_t last = i + 1 < lora->count ? lora->matrices[i + 1].offset : lora->floats;
         first = first > at ? first : at;
         last = last < end ? last : end;
+        bool is_a = lora->matrices[i].part == CR_PART_A;
         if (!lora->matrices[i].frozen && first < last)
-            sum += update_stretch(job, first, last);
+            sum += update_stretch(job, is_a ? &job->of_a : &job->of_others, first, last);
     }
     return sum;
 }
@@ -80,8 +84,9 @@ static void update_task(void *argument, size_t chunk, int thread)
     (void)thread;
     adamw_job *job = argument;
     size_t at = chunk * CHUNK, end = at + chunk_length(job->lora, chunk);
-    job->partial[chunk] =
-        job->lora->frozen ? update_thawed(job, at, end) : update_stretch(job, at, end);
+    job->partial[chunk] = job->lora->frozen || job->apart
+                              ? update_by_matrix(job, at, end)
+                              : update_stretch(job, &job->of_a, at, end);
 }
 
 double cr_clip_scale(double max_grad_norm, double norm)
@@ -91,25 +96,29 @@ double cr_clip_scale(double max_grad_norm, double norm)
     return above ? max_grad_norm / (norm + 1e-6) : 1.0;
 }
 
-static cr_adamw_factors factors_of(const cr_adam_params *params, double norm, uint64_t step)
+static cr_adamw_factors factors_of(const cr_adam_params *params, double lr, double norm,
+                                   uint64_t step)
 {
     return (cr_adamw_factors){
         .gradient_scale = (float)cr_clip_scale(params->max_grad_norm, norm),
         .beta1 = (float)params->beta1,
         .beta2 = (float)params->beta2,
-        .step_size = (float)(params->lr / (1.0 - pow(params->beta1, (double)step))),
+        .step_size = (float)(lr / (1.0 - pow(params->beta1, (double)step))),
         .moment2_scale = (float)(1.0 / sqrt(1.0 - pow(params->beta2, (double)step))),
         .eps = (float)params->eps,
-        .keep = (float)(1.0 - params->lr * params->weight_decay)};
+        .keep = (float)(1.0 - lr * params->weight_decay)};
 }
 
 double cr_adamw_update(cr_compute *compute, cr_lora *lora, const cr_adam_params *params, double norm,
                        uint64_t step, double *partial)
 {
+    double ratio = params->loraplus_lr_ratio > 0 ? params->loraplus_lr_ratio : 1.0; /* 0: not given */
     adamw_job job = {.kernels = compute->kernels,
                      .lora = lora,
                      .partial = partial,
-                     .factors = factors_of(params, norm, step)};
+                     .of_a = factors_of(params, params->lr, norm, step),
+                     .of_others = factors_of(params, ratio * params->lr, norm, step),
+                     .apart = ratio != 1.0};
     cr_parallel_for(compute->pool, cr_adamw_chunks(lora), update_task, &job);
     return join(partial, cr_adamw_chunks(lora));
 }

@@ -375,7 +375,7 @@ static int run_rows(cr_generation *g, size_t rows, bool few)
     cr_session *session = g->session;
     cr_cached_pass pass = {.compute = &session->compute,
                            .model = session->model,
-                           .branches = cr_session_branches(session, g->params.base),
+                           .branches = cr_session_branches(session, g->params.base, few),
                            .rank = session->lora.rank,
                            .cache = &g->cache,
                            .rows = g->rows,

@@ -180,7 +180,7 @@ int cr_session_singular_values(const cr_session *session, size_t index, double *
 {
     const cr_lora_matrix *a;
     CR_TRY(find(session, index, &a));
-    a -= a->is_b; /* A stands before its B */
+    a -= a->part; /* A, B and magnitudes stand in this order */
     const cr_lora_matrix *b = a + 1;
     const float *values = session->lora.values;
     CR_TRY(check_finite(session, a));
@@ -190,6 +190,6 @@ int cr_session_singular_values(const cr_session *session, size_t index, double *
     *count = a->rows < b->rows ? a->rows : b->rows;
     *count = a->columns < *count ? a->columns : *count;
     for (size_t i = 0; i < *count; i++)
-        out[i] *= (double)session->lora.scale;
+        out[i] *= (double)cr_lora_module_at(&session->lora, a->layer, a->projection)->scale;
     return CR_OK;
 }

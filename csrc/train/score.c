@@ -99,7 +99,7 @@ static int run(scoring *s)
     const cr_model *model = session->model;
     cr_cached_pass pass = {.compute = &session->compute,
                            .model = model,
-                           .branches = cr_session_branches(session, s->base),
+                           .branches = cr_session_branches(session, s->base, false),
                            .rank = session->lora.rank,
                            .cache = s->cache,
                            .rows = s->rows,
@@ -176,7 +176,7 @@ static int keep_prompts(prompt_group *group)
     }
     cr_cached_pass pass = {.compute = &session->compute,
                            .model = session->model,
-                           .branches = cr_session_branches(session, group->base),
+                           .branches = cr_session_branches(session, group->base, false),
                            .rank = session->lora.rank,
                            .cache = group->cache,
                            .rows = group->rows,

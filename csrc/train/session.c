@@ -13,7 +13,6 @@
 #include "train/watch.h"
 
 #define DEFAULT_MICRO_BATCH 1024
-#define MOST_RANK 4096
 
 /* ---- creation ---------------------------------------------------------------------------------- */
 
@@ -27,8 +26,8 @@ cr_session_config cr_session_config_default(void)
 
 static int check_config(const cr_session_config *config)
 {
-    if (config->rank < 1 || config->rank > MOST_RANK)
-        return cr_fail(CR_EARG, "rank must be 1 to %d, got %d", MOST_RANK, config->rank);
+    if (config->rank < 1 || config->rank > CR_MOST_RANK)
+        return cr_fail(CR_EARG, "rank must be 1 to %d, got %d", CR_MOST_RANK, config->rank);
     if (!(config->alpha > 0) || isinf(config->alpha))
         return cr_fail(CR_EARG, "alpha must be a positive number, got %g", config->alpha);
     if (!(config->dropout >= 0 && config->dropout < 1))
@@ -43,19 +42,12 @@ static int check_config(const cr_session_config *config)
     return CR_OK;
 }
 
-static float branch_scale(const cr_session_config *config)
-{
-    double rank = config->rslora ? sqrt((double)config->rank) : (double)config->rank;
-    return (float)(config->alpha / rank);
-}
-
 static int fill(cr_session *session)
 {
     const cr_session_config *config = &session->config;
     CR_TRY(cr_compute_create(&session->compute, config->threads,
                              cr_model_longest_row(session->model)));
-    CR_TRY(cr_lora_create(&session->lora, session->model, (size_t)config->rank,
-                          branch_scale(config), config->targets, config->seed));
+    CR_TRY(cr_lora_create(&session->lora, session->model, &session->compute, config));
     session->partial = cr_calloc(cr_adamw_chunks(&session->lora), sizeof(double));
     return session->partial ? CR_OK : CR_ENOMEM;
 }
@@ -82,6 +74,7 @@ int cr_session_create(cr_session **out, cr_model *model, const cr_session_config
     if (!session)
         return CR_ENOMEM;
     session->holders = 1;
+    session->loraplus_lr_ratio = 1;
     session->config = *config;
     if (config->micro_batch_tokens == 0)
         session->config.micro_batch_tokens = DEFAULT_MICRO_BATCH;
@@ -93,6 +86,8 @@ int cr_session_create(cr_session **out, cr_model *model, const cr_session_config
         return code;
     }
     session->config.threads = cr_pool_threads(session->compute.pool);
+    session->config.rank_pattern = session->config.alpha_pattern = NULL; /* the caller's */
+    session->config.rank_pattern_count = session->config.alpha_pattern_count = 0;
     *out = session;
     return CR_OK;
 }
@@ -114,16 +109,19 @@ void cr_session_enter(cr_session *session)
     session->cancelled = 0;
 }
 
-const cr_branch *cr_session_branches(const cr_session *session, bool base)
+const cr_branch *cr_session_branches(cr_session *session, bool base, bool goes_on)
 {
-    return base ? NULL : session->lora.branches;
+    if (base)
+        return NULL;
+    cr_lora_refresh(&session->lora, &session->compute, session->model, goes_on);
+    return session->lora.branches;
 }
 
 cr_pass cr_session_pass(cr_session *session, bool train, bool base)
 {
     return (cr_pass){.compute = &session->compute,
                      .model = session->model,
-                     .branches = cr_session_branches(session, base),
+                     .branches = cr_session_branches(session, base, false),
                      .rank = session->lora.rank,
                      .train = train,
                      .recompute = session->config.recompute,
@@ -296,12 +294,18 @@ static int check_adam(const cr_adam_params *p)
     if (!(p->max_grad_norm >= 0))
         return cr_fail(CR_EARG, "max_grad_norm must be a number not below 0, got %g",
                        p->max_grad_norm);
+    if (!(p->loraplus_lr_ratio >= 0) || isinf(p->loraplus_lr_ratio))
+        return cr_fail(CR_EARG, "loraplus_lr_ratio must be a number not below 0, got %g",
+                       p->loraplus_lr_ratio);
     return CR_OK;
 }
 
-int cr_session_optim_step(cr_session *session, const cr_adam_params *params, cr_optim_result *out)
+int cr_session_optim_step(cr_session *session, const cr_adam_params *given, cr_optim_result *out)
 {
-    CR_TRY(check_adam(params));
+    CR_TRY(check_adam(given));
+    cr_adam_params params = *given;
+    if (params.loraplus_lr_ratio == 0)
+        params.loraplus_lr_ratio = session->loraplus_lr_ratio;
     cr_session_end_prediction(session);
     cr_lora_zero_frozen(&session->lora);
     double norm = cr_gradient_norm(&session->compute, &session->lora, session->partial);
@@ -310,8 +314,10 @@ int cr_session_optim_step(cr_session *session, const cr_adam_params *params, cr_
     if (!out->skipped) {
         cr_watch_before_update(session);
         out->step = ++session->step;
-        out->update_norm = cr_adamw_update(&session->compute, &session->lora, params, norm,
+        out->update_norm = cr_adamw_update(&session->compute, &session->lora, &params, norm,
                                            session->step, session->partial);
+        session->loraplus_lr_ratio = params.loraplus_lr_ratio;
+        session->lora.stale = true;
         cr_watch_after_update(session);
     }
     cr_session_zero_gradients(session);
@@ -352,6 +358,7 @@ int cr_session_parameter(const cr_session *session, size_t index, cr_parameter *
     *out = (cr_parameter){.name = matrix->name,
                           .layer = (int)matrix->layer,
                           .target = matrix->projection,
+                          .part = matrix->part,
                           .rows = (int)matrix->rows,
                           .columns = (int)matrix->columns,
                           .value = lora->values + matrix->offset,
@@ -359,6 +366,59 @@ int cr_session_parameter(const cr_session *session, size_t index, cr_parameter *
                           .moment1 = lora->moment1 + matrix->offset,
                           .moment2 = lora->moment2 + matrix->offset};
     return CR_OK;
+}
+
+size_t cr_session_module_count(const cr_session *session)
+{
+    return session->lora.module_count;
+}
+
+int cr_session_module(const cr_session *session, size_t index, cr_module *out)
+{
+    const cr_lora *lora = &session->lora;
+    if (index >= lora->module_count)
+        return cr_fail(CR_ENOTFOUND, "module %zu: the session has %zu", index, lora->module_count);
+    const cr_lora_module *module = &lora->modules[index];
+    *out = (cr_module){.name = module->name,
+                       .layer = (int)module->layer,
+                       .target = module->projection,
+                       .rank = (int)module->rank,
+                       .alpha = module->alpha,
+                       .scale = (double)module->scale};
+    return CR_OK;
+}
+
+int cr_session_shape(const cr_session *session, int layer, int target, size_t *rows,
+                     size_t *columns)
+{
+    const cr_model *model = session->model;
+    if (layer < 0 || (size_t)layer >= model->config.layers)
+        return cr_fail(CR_EARG, "no layer %d: the model has %zu", layer + 1, model->config.layers);
+    if (target < 0 || target >= CR_PROJECTIONS)
+        return cr_fail(CR_EARG, "no projection %d: a layer has %d", target, CR_PROJECTIONS);
+    const cr_matrix *weight = &model->layers[layer].projection[target];
+    *rows = weight->rows;
+    *columns = weight->columns;
+    return CR_OK;
+}
+
+int cr_session_merge_rows(const cr_session *session, int layer, int target, size_t first,
+                          size_t count, float *out)
+{
+    size_t rows, columns;
+    CR_TRY(cr_session_shape(session, layer, target, &rows, &columns));
+    if (first > rows || count > rows - first)
+        return cr_fail(CR_EARG, "rows %zu to %zu: the projection has %zu", first, first + count,
+                       rows);
+    return cr_lora_merge_rows(&session->lora, session->model, (size_t)layer, target, first, count,
+                              out);
+}
+
+int cr_session_row_norms(const cr_session *session, int layer, int target, float *out)
+{
+    size_t rows, columns;
+    CR_TRY(cr_session_shape(session, layer, target, &rows, &columns));
+    return cr_lora_row_norms(&session->lora, session->model, (size_t)layer, target, out);
 }
 
 int cr_session_save_lora(const cr_session *session, const char *path)
@@ -374,12 +434,17 @@ int cr_session_load_lora(cr_session *session, const char *path)
 
 int cr_session_save_optimizer(const cr_session *session, const char *path)
 {
-    return cr_optimizer_save(&session->lora, session->step, path);
+    const cr_optimizer_state state = {session->step, session->loraplus_lr_ratio};
+    return cr_optimizer_save(&session->lora, &state, path);
 }
 
 int cr_session_load_optimizer(cr_session *session, const char *path)
 {
-    return cr_optimizer_load(&session->lora, &session->step, path);
+    cr_optimizer_state state;
+    CR_TRY(cr_optimizer_load(&session->lora, &state, path));
+    session->step = state.step;
+    session->loraplus_lr_ratio = state.loraplus_lr_ratio;
+    return CR_OK;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------- */
@@ -404,7 +469,7 @@ int cr_session_memory(cr_session *session, const size_t *lengths, size_t count, 
     size_t threads = (size_t)cr_pool_threads(compute->pool);
     size_t packed = compute->packed_floats + threads * compute->row_floats, taken;
     *out = (cr_memory_plan){.weights_mapped = session->model->source.bytes,
-                            .lora = 4 * session->lora.floats * sizeof(float)};
+                            .lora = cr_lora_bytes(&session->lora)};
     cr_datum *datums = cr_calloc(count, sizeof *datums);
     if (!datums)
         return CR_ENOMEM;

@@ -15,6 +15,7 @@ struct cr_session {
     cr_arena arena;           /* work space of the running call */
     double *partial;          /* [cr_adamw_chunks] */
     uint64_t step;            /* updates made */
+    double loraplus_lr_ratio; /* of the last of them; 1 before */
     uint64_t window_datums;   /* datums since the last update: part of dropout's key */
     struct cr_watch *watch;   /* train/watch.h; NULL until something is asked for */
     float *mean_row;          /* [d] mean of the head's rows; NULL before it is asked for */
@@ -27,8 +28,9 @@ struct cr_session {
 /* Clears a cancellation that came before the call, and ends a prediction: the work space changes hands. */
 void cr_session_enter(cr_session *session);
 
-/* The branches, or NULL for the bare base. */
-const cr_branch *cr_session_branches(const cr_session *session, bool base);
+/* The branches as the present values make them, or NULL for the bare base. With `goes_on`, a pass goes on
+ * from an earlier one: no host has written to values between them. */
+const cr_branch *cr_session_branches(cr_session *session, bool base, bool goes_on);
 
 /* A pass of this session, without its batch; and the key of its dropout in this step. */
 cr_pass cr_session_pass(cr_session *session, bool train, bool base);

@@ -34,6 +34,13 @@ function core.available_threads() end
 ---@return string[]
 function core.targets() end
 
+--- Whether a key of PEFT's rank_pattern or alpha_pattern means a module: the key is a regular expression that
+--- matches the name, such as "model.layers.12.self_attn.q_proj", as a whole or from behind a dot on.
+---@param key string
+---@param module string
+---@return boolean? matches, string? message, string? code  "argument": the key is no regular expression
+function core.module_matches(key, module) end
+
 ---@class crucible.core.Model  an open model file; read-only, shared by its sessions
 local Model = {}
 
@@ -58,6 +65,13 @@ function Model:tokenizer() end
 ---@field threads integer?             at most 1024; 0 (default) = core.available_threads()
 ---@field micro_batch_tokens integer?  activations are kept for about so many tokens at a time; 0 (default) = 2048
 ---@field recompute boolean?           keep each layer's input alone and run it again in backward
+---@field dora boolean?                train a magnitude a row beside directions (Liu et al. 2024)
+---@field rank_pattern crucible.core.Pattern[]?   ranks of the modules that keys mean
+---@field alpha_pattern crucible.core.Pattern[]?  their alphas
+
+---@class crucible.core.Pattern  of several keys that mean a module, the first counts
+---@field [1] string  a regular expression: see core.module_matches
+---@field [2] number
 
 --- Creates a session: the model with one lora, its gradients and optimiser state. The model may be
 --- closed before the session.
@@ -288,6 +302,8 @@ function Session:pass_over(datums) end
 ---@field eps number?            1e-8
 ---@field weight_decay number?   0.01, decoupled
 ---@field max_grad_norm number?  1.0, over all matrices; 0 = never clip
+---@field loraplus_lr_ratio number?  > 0: the rate of B and magnitudes over A's (LoRA+, Hayou et al. 2024); default: that
+--- of the update before, which save_optimizer keeps; 1 at first
 
 ---@class crucible.core.OptimResult
 ---@field grad_norm number    before clipping
@@ -312,11 +328,13 @@ function Session:step(step) end
 ---@field name string
 ---@field layer integer
 ---@field target string
+---@field part "A"|"B"|"magnitude"
 ---@field rows integer
----@field columns integer
+---@field columns integer  of magnitudes 1
 
---- The trained matrices in order of depth, then projection, then A before B. Names are those of
---- checkpoints and count layers from 0: layer 1 is "layers.0.self_attn.q_proj.lora_A".
+--- The trained matrices in order of depth, then projection, then A, B and, with DoRA, magnitudes. Names are
+--- those of checkpoints and count layers from 0: layer 1 is "layers.0.self_attn.q_proj.lora_A", with "….lora_B" and
+--- "….lora_magnitude_vector".
 ---@return crucible.core.Parameter[]
 function Session:parameters() end
 
@@ -337,6 +355,33 @@ function Session:write(name, values, which) end
 ---@param which string?
 ---@return number
 function Session:norm(name, which) end
+
+---@class crucible.core.Module
+---@field name string     in a Hugging Face model: "model.layers.0.self_attn.q_proj"
+---@field layer integer   from 1
+---@field target string
+---@field rank integer
+---@field alpha number
+---@field scale number    that B A is multiplied with
+
+--- The projections that carry a branch, in the order of parameters().
+---@return crucible.core.Module[]
+function Session:modules() end
+
+--- Rows of a projection's weight with its branch merged into it, W + scale · B A or, with DoRA, magnitude times the
+--- direction: [count, in] as 4-byte floats, in the row order of the base's file. All rows, unless given.
+---@param layer integer   from 1
+---@param target string
+---@param first integer?  from 1
+---@param count integer?
+---@return string? rows, string? message, string? code  "argument": a value is not finite
+function Session:merge_rows(layer, target, first, count) end
+
+--- Norms of the rows of W + scale · B A.
+---@param layer integer   from 1
+---@param target string
+---@return number[]? norms, string? message, string? code
+function Session:row_norms(layer, target) end
 
 ---@class crucible.core.Statistics  as NumPy has them in float64: a NaN makes norm to max and the quantiles NaN
 ---@field count integer

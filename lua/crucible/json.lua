@@ -21,6 +21,13 @@ local Array = { __name = "crucible.json.array" }
 ---@return T
 function json.array(list) return setmetatable(list, Array) end
 
+local Object = { __name = "crucible.json.object" }
+
+--- Marks a list of { key, value } as an object whose keys are written in this order.
+---@param pairs { [1]: string, [2]: any }[]
+---@return table
+function json.object(pairs) return setmetatable({ pairs = pairs }, Object) end
+
 local function whole(value)
   if type(value) == "number" then return math.tointeger(value) or value end
   if type(value) == "table" then
@@ -93,13 +100,21 @@ local function sorted_keys(object)
   return keys, names
 end
 
-local function encode_object(object, pad)
+local function members_of(object)
+  if getmetatable(object) == Object then return object.pairs end
   local keys, names = sorted_keys(object)
-  if #keys == 0 then return "{}" end
+  local members = {}
+  for i, key in ipairs(keys) do members[i] = { key, object[names[key]] } end
+  return members
+end
+
+local function encode_object(object, pad)
+  local members = members_of(object)
+  if #members == 0 then return "{}" end
   local inner = pad and pad .. "  "
   local parts = {}
-  for i, key in ipairs(keys) do
-    parts[i] = encode_string(key) .. (pad and ": " or ":") .. encode(object[names[key]], inner)
+  for i, member in ipairs(members) do
+    parts[i] = encode_string(member[1]) .. (pad and ": " or ":") .. encode(member[2], inner)
   end
   if not pad then return "{" .. table.concat(parts, ",") .. "}" end
   return "{" .. inner .. table.concat(parts, "," .. inner) .. pad .. "}"

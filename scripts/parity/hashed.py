@@ -54,6 +54,11 @@ def lora_values(name, rows, columns, sigma=0.02):
     return values.reshape(rows, columns)
 
 
+def magnitudes(name, norms, bound=0.2):
+    """DoRA's magnitudes: the norms they start as, each changed by up to a fifth."""
+    return norms * (np.float32(1) + uniform(name, norms.size, bound))
+
+
 def sketch(name, values):
     """A count sketch: each element is added, with a random sign, to one of 64 sums.
 

@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import hashed
@@ -46,13 +47,20 @@ def engine_name(name):
     return name.removeprefix("base_model.model.model.").removesuffix(".weight").removesuffix(".default")
 
 
-def attach(base, targets, rank, alpha):
-    """A PEFT model with A and B set by the formula of hashed.py."""
-    model = get_peft_model(base, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0,
-                                            target_modules=targets, task_type="CAUSAL_LM"))
+def initial_values(name, parameter):
+    """By the formulas of hashed.py; of magnitudes, which PEFT starts as norms, from these."""
+    if name.endswith("lora_magnitude_vector"):
+        return hashed.magnitudes(name, parameter.numpy())
+    return hashed.lora_values(name, *parameter.shape)
+
+
+def attach(base, targets, rank, alpha, **options):
+    """A PEFT model with A, B and magnitudes set by formula; options: LoraConfig's."""
+    model = get_peft_model(base, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=targets,
+                                            task_type="CAUSAL_LM", **options)).eval()
     with torch.no_grad():
         for name, p in parameters(model).items():
-            p.copy_(torch.from_numpy(hashed.lora_values(name, *p.shape)))
+            p.copy_(torch.from_numpy(initial_values(name, p.detach())))
     return model
 
 
@@ -105,11 +113,19 @@ def backward(model, batch):
     return total
 
 
-def train(model, batch, steps, adam):
+def optimizer_of(model, adam, ratio):
+    """AdamW; with a ratio, of PEFT's groups for LoRA+."""
+    options = {"lr": adam["lr"], "betas": (adam["beta1"], adam["beta2"]), "eps": adam["eps"]}
+    if ratio is None:
+        return torch.optim.AdamW(list(parameters(model).values()), weight_decay=adam["weight_decay"], **options)
+    return create_loraplus_optimizer(model, torch.optim.AdamW, loraplus_lr_ratio=ratio,
+                                     loraplus_weight_decay=adam["weight_decay"], **options)
+
+
+def train(model, batch, steps, adam, ratio=None):
     """AdamW with clipping; returns each step's loss and gradient norm before clipping."""
     trained = list(parameters(model).values())
-    optimizer = torch.optim.AdamW(trained, lr=adam["lr"], betas=(adam["beta1"], adam["beta2"]),
-                                  eps=adam["eps"], weight_decay=adam["weight_decay"])
+    optimizer = optimizer_of(model, adam, ratio)
     losses, norms = [], []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -132,4 +148,5 @@ def greedy(model, prompt, count):
 
 def peft_tensors(arrays):
     """Engine names to the names of PEFT's adapter_model.safetensors."""
-    return {f"base_model.model.model.{n}.weight": np.ascontiguousarray(a) for n, a in arrays.items()}
+    suffix = lambda n: "" if n.endswith("lora_magnitude_vector") else ".weight"
+    return {f"base_model.model.model.{n}{suffix(n)}": np.ascontiguousarray(a) for n, a in arrays.items()}

@@ -59,6 +59,7 @@ describe("a training step", function()
     { "with recomputation", { recompute = true } },
     { "at 2 threads", { threads = 2 } },
     { "in pieces", { micro_batch_tokens = 20 } },
+    { "with DoRA", { dora = true, dropout = 0.1, rank_pattern = { { "q_proj", 3 } } } },
   }
 
   for _, way in ipairs(ways) do
@@ -145,7 +146,7 @@ describe("a life of a session", function()
 
   it("leaves nothing behind, 20 times", function()
     local before = live_blocks()
-    for i = 1, 20 do live_once({ threads = 1 + i % 3, recompute = i % 2 == 0 }) end
+    for i = 1, 20 do live_once({ threads = 1 + i % 3, recompute = i % 2 == 0, dora = i % 4 == 0 }) end
     assert.equal(before, live_blocks())
   end)
 end)
@@ -187,7 +188,8 @@ describe("any one allocation may fail", function()
     it("when a session is created with threads: " .. threads, function()
       local model <close> = tiny_model.open()
       local before, failures = live_blocks(), 0
-      local config = { rank = 2, alpha = 4, dropout = 0, targets = ALL, threads = threads }
+      local config = { rank = 2, alpha = 4, dropout = 0, targets = ALL, threads = threads, dora = threads == 3,
+        rank_pattern = { { "q_proj", 3 } } }
       while true do
         native.memory_fail_at(failures + 1)
         local session, message, code = model:session(config)

@@ -46,7 +46,7 @@ describe("lora.config", function()
     { { target_modules = {} }, "target_modules must be a list of projections" },
     { { schedule = "cosin" }, 'schedule must be one of "constant", "linear", "cosine",' },
     { { precision = "bf16" }, 'precision must be one of "f32", got "bf16"' },
-    { { dora = true }, 'unknown option "dora"' },
+    { { dorra = true }, 'unknown option "dorra"; did you mean "dora"?' },
     { { quality_targets = { accuracy = "high" } }, "quality_targets must be a table of metric names and numbers" },
   } do
     it("refuses: " .. case[2], function() expect.raises(case[2], config.new, case[1]) end)

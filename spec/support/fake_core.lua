@@ -9,7 +9,7 @@ local real = require "crucible.core"
 
 local fake = {
   fs = real.fs, tensor = real.tensor, _VERSION = real._VERSION, open_rows = real.open_rows, open_http = real.open_http,
-  open_tokens = real.open_tokens, write_tokens = real.write_tokens,
+  open_tokens = real.open_tokens, write_tokens = real.write_tokens, module_matches = real.module_matches,
 }
 
 fake.EOS, fake.BOS = 256, 257
@@ -282,7 +282,20 @@ end
 function Session:parameters()
   local list = {}
   for i, p in ipairs(open(self).list) do
-    list[i] = { name = p.name, layer = p.layer, target = p.target, rows = p.rows, columns = p.columns }
+    list[i] = { name = p.name, layer = p.layer, target = p.target, part = p.name:sub(-1), rows = p.rows,
+      columns = p.columns }
+  end
+  return list
+end
+
+function Session:modules()
+  local list, config = {}, open(self).config
+  for _, p in ipairs(self.list) do
+    local module = p.name:match "^(.*)%.lora_A$"
+    if module then
+      list[#list + 1] = { name = "model." .. module, layer = p.layer, target = p.target, rank = config.rank,
+        alpha = config.alpha, scale = config.alpha / config.rank }
+    end
   end
   return list
 end

@@ -65,14 +65,20 @@ function golden.read_safetensors(path)
   return tensors
 end
 
---- Writes f32 matrices as a safetensors file.
+--- Whether a name is that of DoRA's magnitudes, which PEFT stores with one dimension.
+---@param name string
+---@return boolean
+function golden.is_vector(name) return name:find("lora_magnitude_vector$") ~= nil end
+
+--- Writes f32 matrices, and vectors of one column, as a safetensors file.
 ---@param path string
 ---@param tensors { name: string, rows: integer, columns: integer, values: number[] }[]
 function golden.write_safetensors(path, tensors)
   local header, data, offset = {}, {}, 0
   for i, t in ipairs(tensors) do
     data[i] = golden.pack_floats(t.values)
-    header[t.name] = { dtype = "F32", shape = { t.rows, t.columns }, data_offsets = { offset, offset + #data[i] } }
+    local shape = golden.is_vector(t.name) and { t.rows } or { t.rows, t.columns }
+    header[t.name] = { dtype = "F32", shape = shape, data_offsets = { offset, offset + #data[i] } }
     offset = offset + #data[i]
   end
   local text = cjson.encode(header)
@@ -85,7 +91,9 @@ end
 --- The name of one of our matrices in PEFT's adapter_model.safetensors.
 ---@param name string  "layers.0.self_attn.q_proj.lora_A"
 ---@return string
-function golden.peft_name(name) return "base_model.model.model." .. name .. ".weight" end
+function golden.peft_name(name)
+  return "base_model.model.model." .. name .. (golden.is_vector(name) and "" or ".weight")
+end
 
 --- Session:read in the row order of Hugging Face checkpoints. A GGUF llama file lays the two halves
 --- that a rotary pair joins beside each other: row 2i + half of a head is theirs at half·size/2 + i.
@@ -110,12 +118,15 @@ end
 
 --- Sets a session's branches to the values that the fixtures were made with, through a file in
 --- PEFT's layout at `path`.
----@param session crucible.core.Session
+---@param session crucible.core.Session  a new one: magnitudes are derived from those it starts with
 ---@param path string
-function golden.load_hashed(session, path)
+---@param head_size integer?  as golden.read takes it
+function golden.load_hashed(session, path, head_size)
   local tensors = {}
   for i, p in ipairs(session:parameters()) do
-    tensors[i] = { name = golden.peft_name(p.name), rows = p.rows, columns = p.columns, values = hashed.lora_values(p) }
+    local values = golden.is_vector(p.name)
+      and hashed.magnitudes(p.name, golden.read(session, p, "value", head_size)) or hashed.lora_values(p)
+    tensors[i] = { name = golden.peft_name(p.name), rows = p.rows, columns = p.columns, values = values }
   end
   golden.write_safetensors(path, tensors)
   assert(session:load_lora(path))

@@ -60,6 +60,16 @@ function hashed.lora_values(parameter)
   return hashed.normal(parameter.name, count, 0.02)
 end
 
+--- DoRA's magnitudes: the norms they start as, each changed by up to a fifth.
+---@param name string
+---@param norms number[]
+---@return number[]
+function hashed.magnitudes(name, norms)
+  local out = hashed.uniform(name, #norms, 0.2)
+  for i, change in ipairs(out) do out[i] = round_to_float(norms[i] * round_to_float(1 + change)) end
+  return out
+end
+
 --- A count sketch: each element is added, with a random sign, to one of 64 sums. Its squared norm
 --- estimates that of the vector without bias, with relative standard deviation sqrt(2/64) = 18%;
 --- sketches subtract as their vectors do, so a difference can be measured from sketches alone.

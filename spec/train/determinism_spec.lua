@@ -19,7 +19,7 @@ local function train(name, options, steps)
       local rows = { { tokens = ids(seed, 70) }, { tokens = ids(seed + 3, 9) }, { tokens = ids(seed + 6, 25) } }
       assert(session:forward_backward(rows, { scale = 0.01 }))
     end
-    assert(session:optim_step({ lr = 5e-3, max_grad_norm = 0.5 }))
+    assert(session:optim_step({ lr = 5e-3, max_grad_norm = 0.5, loraplus_lr_ratio = options.dora and 4 or nil }))
   end
   return session
 end
@@ -47,6 +47,14 @@ describe("training on the tiny models", function()
       assert.is_true(one == saved(name, { threads = 3 }), "at 3 threads")
       assert.is_true(one == saved(name, { recompute = true }), "with recomputation")
       assert.is_false(one == saved(name, { seed = 12 }), "with another seed")
+    end)
+
+    it("does so with DoRA, ranks of single modules and LoRA+: " .. name, function()
+      local dora = { dora = true, rank_pattern = { { "k_proj", 2 } }, threads = 1 }
+      local one = saved(name, dora)
+      assert.is_true(one == saved(name, dora), "twice")
+      assert.is_true(one == saved(name, lists.with(dora, { threads = 2 })), "at 2 threads")
+      assert.is_true(one == saved(name, lists.with(dora, { recompute = true })), "with recomputation")
     end)
   end
 

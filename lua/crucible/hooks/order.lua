@@ -1,4 +1,4 @@
--- Where a matrix stands in the network, read from its name: depth, projection, A before B.
+-- Where a matrix stands in the network, read from its name: depth, projection, A before B before magnitudes.
 local order = {}
 
 --- Projections in the order in which a layer computes them.
@@ -10,7 +10,7 @@ for i, target in ipairs(order.targets) do rank[target] = i end
 ---@class crucible.hooks.Place
 ---@field depth integer    from 1; 0 for a name without a layer
 ---@field target string    "q_proj"; the name itself where there is none
----@field matrix string    "A", "B" or ""
+---@field matrix string    "A", "B", "magnitude" or ""
 ---@field branch string    the name without its last part
 
 --- "layers.9.self_attn.q_proj.lora_B" stands at depth 10, on q_proj, as B.
@@ -19,6 +19,7 @@ for i, target in ipairs(order.targets) do rank[target] = i end
 function order.place(name)
   local layer = name:match "layers%.(%d+)%."
   local branch, matrix = name:match "^(.*)%.lora_([AB])$"
+  if not branch then branch, matrix = name:match "^(.*)%.lora_(magnitude)_vector$" end
   branch = branch or name
   return {
     depth = layer and math.tointeger(tonumber(layer)) + 1 or 0, target = branch:match "[^.]*$", matrix = matrix or "",

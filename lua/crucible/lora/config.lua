@@ -1,6 +1,11 @@
 -- The hyperparameters of a run, as one schema: name, default, check, one line of doc.
 -- The names and defaults down to quality_targets are those of the LoRA training interface; what
 -- follows is added, with defaults that leave its behaviour as it is.
+local errors = require "crucible.errors"
+local fs = require "crucible.fs"
+local paths = require "crucible.paths"
+local patterns = require "crucible.lora.patterns"
+local peft = require "crucible.lora.peft"
 local schedule = require "crucible.lora.schedule"
 local schema = require "crucible.schema"
 local suggest = require "crucible.suggest"
@@ -36,6 +41,14 @@ local function check_quality_targets(value)
     if type(name) ~= "string" or type(target) ~= "number" or target ~= target then return false end
   end
   return true
+end
+
+local function check_saved_modules(value)
+  if type(value) == "table" and next(value) == nil then return true end
+  local names = {}
+  for i, name in ipairs(type(value) == "table" and value or { value }) do names[i] = tostring(name) end
+  return false, ("whole modules are not trained here, only branches on target_modules; got %s"):format(
+    table.concat(names, ", "))
 end
 
 -- scope "model": fixed when the session is made; a run cannot change it.
@@ -82,6 +95,16 @@ local entries = {
     doc = "batches whose gradients make one optimiser step" },
   { name = "rslora", default = false, check = schema.boolean, scope = "model",
     doc = "multiply the branch by alpha / sqrt(rank) instead" },
+  { name = "dora", default = false, check = schema.boolean, scope = "model",
+    doc = "train a magnitude for each row of a weight beside its direction" },
+  { name = "rank_pattern", check = patterns.check(integer { min = 1, max = 65536 }), scope = "model",
+    doc = "ranks of single modules, by regular expressions for the end of their names" },
+  { name = "alpha_pattern", check = patterns.check(number { above = 0 }), scope = "model",
+    doc = "alphas of single modules, likewise" },
+  { name = "modules_to_save", check = schema.test("left out", check_saved_modules), scope = "model",
+    doc = "PEFT's list of modules that are trained whole; not supported" },
+  { name = "loraplus_lr_ratio", check = number { above = 0 },
+    doc = "LoRA+: the learning rate of B over that of A; default: 1, or what a resumed checkpoint had" },
   { name = "precision", default = "f32", check = schema.one_of { "f32" }, scope = "model",
     doc = "arithmetic of the matrix products" },
   { name = "seed", default = 0, check = integer(),
@@ -120,6 +143,10 @@ local options = schema.new("lora.config.new", entries)
 ---@field min_lr_ratio number
 ---@field grad_accumulation integer
 ---@field rslora boolean
+---@field dora boolean
+---@field rank_pattern crucible.lora.Pattern?
+---@field alpha_pattern crucible.lora.Pattern?
+---@field loraplus_lr_ratio number?
 ---@field precision "f32"
 ---@field seed integer
 ---@field recompute "none"|"layer"
@@ -129,18 +156,21 @@ local options = schema.new("lora.config.new", entries)
 ---@field truncation "left"|"drop"
 local Config = { __name = "crucible.lora.config" }
 
+--- How a field's value reads: a list as it is, the members of a table by name.
+---@param value any
+---@return string
+function config.text_of(value)
+  if type(value) ~= "table" then return value == nil and "-" or tostring(value) end
+  local parts = {}
+  if type(value[1]) == "string" then return table.concat(value, ", ") end
+  for i, pair in ipairs(patterns.list(value)) do parts[i] = ("%s %s"):format(pair[1], pair[2]) end
+  return table.concat(parts, ", ")
+end
+
 function Config:__tostring()
   local lines = {}
   for i, entry in ipairs(entries) do
-    local value = self[entry.name]
-    if type(value) == "table" and #value > 0 then value = table.concat(value, ", ") end
-    if type(value) == "table" then
-      local parts = {}
-      for key, inner in pairs(value) do parts[#parts + 1] = ("%s %s"):format(key, inner) end
-      table.sort(parts)
-      value = table.concat(parts, ", ")
-    end
-    lines[i] = ("  %-19s %s"):format(entry.name, value == nil and "-" or value)
+    lines[i] = ("  %-19s %s"):format(entry.name, config.text_of(self[entry.name]))
   end
   return Config.__name .. "\n" .. table.concat(lines, "\n")
 end
@@ -150,6 +180,23 @@ end
 ---@param given table?
 ---@return crucible.lora.Config
 function config.new(given) return setmetatable(options:resolve(given), Config) end
+
+--- The config with which a session can load and go on training a PEFT folder: rank, alpha, dropout, targets,
+--- patterns and variants are those of its adapter_config.json. `given` adds other options and overrules. What the
+--- folder needs and this library does not have is refused by name ("unsupported").
+---@param folder string
+---@param given table?
+---@return crucible.lora.Config? config, string? message, string? code
+function config.from_peft(folder, given)
+  local file = paths.join(folder, peft.config_file)
+  local bytes, message, code = fs.read_file(file)
+  if not bytes then return nil, message, code end
+  local found
+  found, message, code = peft.options(bytes)
+  if not found then return errors.failure(code, "%s: %s", file, message) end
+  for key, value in pairs(given or {}) do found[key] = value end
+  return config.new(found)
+end
 
 --- The config that a run of a session uses: one made by config.new as it is; a plain table of
 --- options over the session's own config; nil for that config itself.
@@ -172,23 +219,32 @@ function config.defaults() return options:defaults() end
 ---@return string
 function config.help() return options:help() end
 
---- AdamW's parameters as optim_step takes them: lr, beta1, beta2, eps, weight_decay,
---- max_grad_norm.
+--- AdamW's parameters as optim_step takes them: lr, beta1, beta2, eps, weight_decay, max_grad_norm; and
+--- loraplus_lr_ratio where it is given (Hayou et al., "LoRA+", 2024): B and DoRA's magnitudes learn at so many
+--- times lr, as PEFT's create_loraplus_optimizer groups them.
 ---@param self crucible.lora.Config
----@return { lr: number, beta1: number, beta2: number, eps: number, weight_decay: number, max_grad_norm: number }
+---@return { lr: number, beta1: number, beta2: number, eps: number, weight_decay: number, max_grad_norm: number, loraplus_lr_ratio: number? }
 function config.adam_params(self)
   return {
     lr = self.learning_rate, beta1 = self.adam_beta1, beta2 = self.adam_beta2, eps = self.adam_epsilon,
-    weight_decay = self.weight_decay, max_grad_norm = self.max_grad_norm,
+    weight_decay = self.weight_decay, max_grad_norm = self.max_grad_norm, loraplus_lr_ratio = self.loraplus_lr_ratio,
   }
 end
 
+-- Names in any order; patterns by their pairs. A pattern without any is none.
 local function same(a, b)
-  if type(a) ~= "table" or type(b) ~= "table" then return a == b end
-  local left, right = table.move(a, 1, #a, 1, {}), table.move(b, 1, #b, 1, {})
-  table.sort(left)
-  table.sort(right)
-  return table.concat(left, " ") == table.concat(right, " ")
+  if type(a or b) ~= "table" then return a == b end
+  local function sides(value)
+    if type(value) == "table" and type(value[1]) == "string" then
+      local names = table.move(value, 1, #value, 1, {})
+      table.sort(names)
+      return table.concat(names, "\n")
+    end
+    local parts = {}
+    for i, pair in ipairs(patterns.list(value)) do parts[i] = ("%s=%.17g"):format(pair[1], pair[2]) end
+    return table.concat(parts, "\n")
+  end
+  return sides(a) == sides(b)
 end
 
 --- True when base_model was left at its default, which says nothing about a model at hand.

@@ -44,9 +44,8 @@ function plan.run_config(session, given)
   local names = config.model_differences(session.config, chosen)
   if #names == 0 then return chosen end
   local name = names[1]
-  local function show(value) return type(value) == "table" and table.concat(value, ", ") or tostring(value) end
   return errors.raise("training_loop.run: config.%s is %s, but the session was made with %s; it cannot change in a run",
-    name, show(chosen[name]), show(session.config[name]))
+    name, config.text_of(chosen[name]), config.text_of(session.config[name]))
 end
 
 -- Weights count as the engine takes them, in 32 bits.

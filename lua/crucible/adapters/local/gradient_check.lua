@@ -116,18 +116,37 @@ local function random_direction(gradient, seed)
   return scaled(half, 1 / math.max(norm_of(half), 1e-30))
 end
 
-local function write_at(core, weights, direction, t)
+-- DoRA's gradient takes the norms of rows as constants. So that differences do too, magnitudes follow the norms
+-- that a displacement of A and B gives: their ratio is what the output sees.
+local function hold_norms(core)
+  local modules, start = core:modules(), {}
+  for i, module in ipairs(modules) do start[i] = core:row_norms(module.layer, module.target) end
+  return function()
+    for i, module in ipairs(modules) do
+      local name = module.name:gsub("^model%.", "") .. ".lora_magnitude_vector"
+      local magnitudes, norms = core:read(name), core:row_norms(module.layer, module.target)
+      for row, norm in ipairs(norms) do
+        if norm > 0 then magnitudes[row] = magnitudes[row] * (norm / start[i][row]) end
+      end
+      core:write(name, magnitudes)
+    end
+  end
+end
+
+local function write_at(core, weights, direction, t, follow)
   for name, values in pairs(weights) do
     local moved = {}
     for i, value in ipairs(values) do moved[i] = value + t * direction[name][i] end
     core:write(name, moved)
   end
+  if follow then follow() end
 end
 
 -- Σ over matrices; weights are back where they were afterwards, whatever happens.
 local function along(session, weights, direction, step, value)
+  local follow = session.config.dora and hold_norms(session.core) or nil
   local ok, found = pcall(difference, function(t)
-    write_at(session.core, weights, direction, t)
+    write_at(session.core, weights, direction, t, follow)
     return value()
   end, step)
   write_at(session.core, weights, direction, 0)

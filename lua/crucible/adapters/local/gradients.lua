@@ -9,7 +9,7 @@ local suggest = require "crucible.suggest"
 ---@field name string     "layers.12.self_attn.q_proj.lora_A"
 ---@field layer integer   from 1
 ---@field target string   "q_proj"
----@field matrix "A"|"B"
+---@field matrix "A"|"B"|"magnitude"
 ---@field rows integer
 ---@field columns integer
 local Gradient = { __name = "crucible.gradient" }
@@ -248,16 +248,16 @@ local methods = gradients.methods
 ---@field name string
 ---@field layer integer  from 1
 ---@field target string
----@field matrix "A"|"B"
+---@field matrix "A"|"B"|"magnitude"
 ---@field rows integer
 ---@field columns integer
 
---- The trained matrices in order of depth, then projection, then A before B.
+--- The trained matrices in order of depth, then projection, then A, B and, with DoRA, magnitudes [out, 1].
 ---@return crucible.lora.Matrix[]
 function methods:matrices()
   if not self.known_matrices then
     self.known_matrices = open(self).core:parameters()
-    for _, place in ipairs(self.known_matrices) do place.matrix = place.name:sub(-1) end
+    for _, place in ipairs(self.known_matrices) do place.matrix = place.part end
   end
   return self.known_matrices
 end

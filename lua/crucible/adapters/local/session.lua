@@ -11,6 +11,7 @@ local config = require "crucible.lora.config"
 local losses = require "crucible.adapters.local.losses"
 local loss_functions = require "crucible.lora.loss_functions"
 local paths = require "crucible.paths"
+local patterns = require "crucible.lora.patterns"
 local peft = require "crucible.lora.peft"
 local predictions = require "crucible.lora.predictions"
 local schema = require "crucible.schema"
@@ -45,8 +46,20 @@ local function core_config(given)
   return {
     rank = c.lora_rank, alpha = c.lora_alpha, dropout = c.lora_dropout, targets = c.target_modules, rslora = c.rslora,
     seed = given.seed, threads = c.threads, micro_batch_tokens = c.micro_batch_tokens,
-    recompute = c.recompute == "layer",
+    recompute = c.recompute == "layer", dora = c.dora, rank_pattern = patterns.list(c.rank_pattern),
+    alpha_pattern = patterns.list(c.alpha_pattern),
   }
+end
+
+-- Patterns can be judged only when the modules are known.
+local function refuse_ambiguous(core, given)
+  for _, name in ipairs { "rank_pattern", "alpha_pattern" } do
+    local message = patterns.ambiguity(given.config[name], core:modules())
+    if message then
+      core:close()
+      errors.raise("lora.create_session: %s: %s", name, message)
+    end
+  end
 end
 
 --- A session on an open model. `given` is what lora.create_session has checked.
@@ -56,6 +69,7 @@ end
 function session.new(model, given)
   local core, message, code = model:handle():session(core_config(given))
   if not core then return nil, message, code end
+  refuse_ambiguous(core, given)
   local id = given.experiment_id or experiment.generate_id()
   return setmetatable({
     experiment_id = id, config = given.config, adapter_name = given.adapter_name, engine = "local", core = core,
@@ -346,7 +360,7 @@ local function check_shape(self, path)
   local bytes, message, code = fs.read_file(file)
   if not bytes then return nil, message, code end
   local difference
-  difference, message, code = peft.difference(bytes, self.config)
+  difference, message, code = peft.difference(bytes, self.config, self.core:modules())
   if code then return errors.failure(code, "%s: %s", file, message) end
   if difference then return errors.failure("format", "%s does not fit this session: %s", file, difference) end
   return true
@@ -442,6 +456,10 @@ function Session:export(path, options)
   if not ok then return nil, message, code end
   return path
 end
+
+--- The projections that carry a branch: name (as in a Hugging Face model), layer, target, rank, alpha, scale.
+---@return crucible.core.Module[]
+function Session:modules() return handle(self):modules() end
 
 --- What runs this session: engine, model (name, file, sha256, shape), kernels, threads,
 --- parameters trained.
