@@ -55,6 +55,8 @@ local OWNED_CALLS = {
 -- The Lua files that may require the C module; everything else goes through them.
 local CORE_USERS = {
   ["lua/crucible/adapters/local.lua"] = true,
+  ["lua/crucible/adapters/tinker/codec.lua"] = true,
+  ["lua/crucible/adapters/tinker/loop.lua"] = true,
   ["lua/crucible/datasets/files.lua"] = true,
   ["lua/crucible/download.lua"] = true,
   ["lua/crucible/domain/topology.lua"] = true,

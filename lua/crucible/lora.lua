@@ -30,7 +30,7 @@ local function adapter()
 end
 
 --- Picks the adapter that the functions of this room use from now on.
----@param name_or_table string|table  "local", or a table that keeps lora.adapter's contract
+---@param name_or_table string|table  "local", "tinker", or a table that keeps lora.adapter's contract
 ---@return table adapter
 function lora.use(name_or_table)
   current = require("crucible.lora.adapter").find(name_or_table)
@@ -82,7 +82,7 @@ function lora.sampling_params(options) return adapter().sampling_params(options)
 ---@return string
 function lora.checkpoint_name(id, step) return adapter().checkpoint_name(id, step) end
 
-local session_options = schema.new("lora.create_session", {
+local session_entries = {
   { name = "config", default = {}, check = schema.table, doc = "a config, or options of lora.config.new" },
   { name = "adapter", check = schema.either(schema.string, schema.table), doc = "the engine; default: lora.use's" },
   { name = "seed", check = schema.integer(), doc = "of A, dropout, row order and sampling; default: the config's" },
@@ -92,7 +92,23 @@ local session_options = schema.new("lora.create_session", {
   { name = "loss_functions", check = schema.table,
     doc = "a registry of lora.loss_functions.new that names of losses are looked up in; default: lora.loss_functions" },
   { name = "runs", default = "runs", check = schema.nonempty_string, doc = "folder that holds the run folders" },
-})
+}
+local session_options = schema.new("lora.create_session", session_entries)
+
+-- With those that an engine takes besides.
+local function options_of(engine)
+  if not engine.session_options then return session_options end
+  local entries = table.move(session_entries, 1, #session_entries, 1, {})
+  table.move(engine.session_options, 1, #engine.session_options, #entries + 1, entries)
+  return schema.new("lora.create_session", entries)
+end
+
+-- The engine that some options ask for.
+local function engine_of(options)
+  local asked = type(options) == "table" and options.adapter
+  if type(asked) ~= "string" and type(asked) ~= "table" then return adapter() end
+  return lora.adapter.find(asked)
+end
 
 ---@class crucible.lora.SessionOptions
 ---@field config table?            a config, or options of lora.config.new
@@ -105,18 +121,19 @@ local session_options = schema.new("lora.create_session", {
 ---@field runs string?             folder of run folders; "runs"
 
 --- A session: one base model, one named lora, its optimiser state and its random numbers. Raises
---- on misuse; a model that is not there or cannot be read gives nil, message, code.
+--- on misuse; a model that is not there or cannot be read gives nil, message, code. An engine may take options
+--- besides (its session_options): base_url, api_key and others of adapters/tinker.lua.
 ---@param options crucible.lora.SessionOptions
 ---@return crucible.Session? session, string? message, string? code
 function lora.create_session(options)
-  local given = session_options:resolve(options)
+  local engine = engine_of(options)
+  local given = options_of(engine):resolve(options)
   given.config = lora.config.new(given.config)
   given.seed = given.seed or given.config.seed
   if given.experiment_id and not given.experiment_id:find("^[%w_%-][%w_%-%.]*$") then
     errors.raise("lora.create_session: experiment_id names a folder: letters, digits, '-', '_' and '.', got %s",
       schema.show(given.experiment_id))
   end
-  local engine = given.adapter and lora.adapter.find(given.adapter) or adapter()
   given.adapter = nil
   return engine.create_session(given)
 end

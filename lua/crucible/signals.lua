@@ -40,8 +40,11 @@ end
 --- From now on a signal also cancels what this session is computing, which then returns nil, message,
 --- "cancelled"; nil: no session. One session at a time.
 ---@param session crucible.Session?
-function Watcher:cancels(session) -- luacheck: ignore self
+function Watcher:cancels(session)
   local handle = session and session.core
+  if self.watched then self.watched:heed_signals(nil) end
+  self.watched = session and session.heed_signals and session or nil
+  if self.watched then self.watched:heed_signals(self) end
   core.signals.cancels(type(handle) == "userdata" and handle or nil)
 end
 

@@ -343,12 +343,13 @@ describe("an adapter", function()
 
   it("is refused by name when unknown", function()
     expect.raises('unknown adapter "locl"; did you mean "local"?', adapter.find, "locl")
-    expect.raises('unknown adapter "tinker"; known: local', adapter.find, "tinker")
+    expect.raises('unknown adapter "cluster"; known: local, tinker', adapter.find, "cluster")
   end)
 
   it("has a line of doc for each member", function()
     for _, list in ipairs {
-      adapter.functions, adapter.session_fields, adapter.session_methods, adapter.gradient_methods,
+      adapter.functions, adapter.session_fields, adapter.session_methods, adapter.optional_methods,
+      adapter.gradient_methods,
     } do
       for _, member in ipairs(list) do assert.is_true(#member.doc > 5, member.name) end
     end

@@ -76,7 +76,8 @@ end
 local function parts_of(self, event, memory)
   local parts = {
     { 1, ("loss %.4f"):format(event.loss) }, { 5, ("lr %.2e"):format(event.lr) },
-    { 4, ("norm %.3f"):format(event.grad_norm) }, { 3, ("%.0f tok/s"):format(event.tokens_per_s) },
+    { 4, event.grad_norm == event.grad_norm and ("norm %.3f"):format(event.grad_norm) or "" },
+    { 3, ("%.0f tok/s"):format(event.tokens_per_s) },
     { 6, memory and memory_text(memory) or "" }, { 2, time_left(self, event) },
     { 0, skipped_text(event) or "" },
   }

@@ -89,7 +89,10 @@ end
 
 on["step.stop"] = function(self, measurements, metadata)
   local step, values = metadata.step, {}
-  for name, tag in pairs(scalar_tags) do values[tag] = measurements[name] end
+  for name, tag in pairs(scalar_tags) do
+    local value = measurements[name]
+    if value == value then values[tag] = value end -- an engine may not tell all
+  end
   for name, value in pairs(metadata.components or {}) do values["loss/" .. name] = value end
   values["train/epoch"] = metadata.epoch
   self.file:scalars(step, values)

@@ -7,7 +7,9 @@ local suggest = require "crucible.suggest"
 local adapter = {}
 
 --- Adapters that come with the library.
-adapter.names = { "local" }
+adapter.names = { "local", "tinker" }
+
+-- An adapter may have `session_options` too: entries of a schema, which lora.create_session takes besides its own.
 
 ---@class crucible.lora.adapter.Member
 ---@field name string
@@ -59,6 +61,19 @@ adapter.session_methods = {
   { name = "export", doc = '(path, { format = "peft" }) writes the lora for other programs' },
   { name = "describe", doc = "() → what the engine is: model, digest, kernels, threads" },
   { name = "close", doc = "() releases everything; safe to call twice" },
+}
+
+--- What a session may offer besides.
+---@type crucible.lora.adapter.Member[]
+adapter.optional_methods = {
+  { name = "check_loss", doc = "(loss, datums) raises before step 1 for a loss that the engine cannot train with" },
+  { name = "begin_step",
+    doc = "(batches, loss, { counts, params }) → future of { results, update }: a whole step, not waited for" },
+  { name = "drop_steps", doc = "(futures) undoes steps that were begun, the last ones" },
+  { name = "steps_at_once", doc = "() → how many steps training_loop may have under way; needs begin_step" },
+  { name = "cancel", doc = "() ends what the session is doing" },
+  { name = "cancelled", doc = "() → whether cancel was called since this was last asked" },
+  { name = "heed_signals", doc = "(watcher) signals that it notes cancel what the session waits for; nil: no longer" },
 }
 
 --- What a session offers besides if its engine gives gradients; gradient hooks need it.
@@ -115,7 +130,8 @@ end
 ---@return true? ok, string? message
 function adapter.check_gradients(session)
   if #missing(session, adapter.gradient_methods, "function") == 0 then return true end
-  return nil, ("gradient hooks need an engine that gives gradients; the %s engine does not"):format(session.engine)
+  return nil, ('gradient hooks need an engine that gives gradients; the %s engine does not, adapter = "local" does')
+    :format(session.engine)
 end
 
 --- The adapter of a name, or the table itself, checked. Raises on an unknown name and on a table

@@ -157,6 +157,7 @@ end
 ---@field epoch integer?
 ---@field mean_loss number?  of training since the checkpoint before
 ---@field metrics table<string, number>  mean_loss, and those of an evaluation at this step
+---@field remote string?     name of the state on the server that trained it
 
 --- What a state says about its checkpoint.
 ---@param name string
@@ -167,7 +168,7 @@ function checkpoints.summary(name, path, state)
   local loop = state.loop or {}
   return {
     name = name, path = path, step = loop.step or state.step, epoch = loop.epoch, mean_loss = loop.mean_loss,
-    metrics = loop.metrics or { mean_loss = loop.mean_loss },
+    metrics = loop.metrics or { mean_loss = loop.mean_loss }, remote = state.remote and state.remote.state,
   }
 end
 

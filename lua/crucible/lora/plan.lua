@@ -30,7 +30,8 @@ local token_cache = require "crucible.lora.token_cache"
 ---@field steps_per_epoch integer  of the first epoch; groups and batch_tokens can change it with the order
 ---@field epochs integer
 ---@field total_steps integer
-local Plan = { batching = "in_order" }
+---@field known_ahead boolean  what a step trains on does not depend on the steps before it
+local Plan = { batching = "in_order", known_ahead = true }
 Plan.__index = Plan
 
 local plan = { Plan = Plan }
@@ -135,6 +136,7 @@ local function load_datums(self, session, dataset, options)
   if not list then return nil, counts, code end
   local provided, message, what = loss_functions.check(self.loss, list)
   if not provided then return nil, message, what end
+  if session.check_loss then session:check_loss(self.loss, list) end
   self.datums, self.dataset, self.units = list, info, units_of(list)
   if options.gate or #list == 0 then
     self.gate, counts, code = gate.check(list, counts, session.tokenizer, {

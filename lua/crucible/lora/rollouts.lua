@@ -53,7 +53,7 @@ end
 rollouts.entries = entries
 
 ---@class crucible.lora.RolloutPlan: crucible.lora.Plan
-local Rollouts = setmetatable({}, { __index = plan.Plan })
+local Rollouts = setmetatable({ known_ahead = false }, { __index = plan.Plan })
 Rollouts.__index = Rollouts
 
 -- ---- prompts -------------------------------------------------------------------------------
@@ -128,6 +128,7 @@ function rollouts.make(session, prompts, options)
     group_size = options.group_size, terms = rewards.terms(options.reward), session = session, what = "rollouts",
     sampling = experiment.sampling_params(experiment.sampling_options:pick(options)),
   }, Rollouts)
+  if session.check_loss then session:check_loss(self.loss, {}) end
   self.asks_logprobs = needs(self.loss, "sampling_logprobs")
   local ok, message, code = load_prompts(self, session, prompts, options)
   if not ok then return nil, message, code end

@@ -9,6 +9,7 @@ local checkpoints = require "crucible.lora.checkpoints"
 local config = require "crucible.lora.config"
 local errors = require "crucible.errors"
 local experiment = require "crucible.lora.experiment"
+local flights = require "crucible.lora.flights"
 local fs = require "crucible.fs"
 local gradient_points = require "crucible.lora.gradient_points"
 local history = require "crucible.lora.history"
@@ -71,7 +72,7 @@ function run.new(fields)
   }, reporters_in(self.callbacks))
   self.history, self.remember = history.new()
   self.evaluations, self.epochs_done = json.array {}, json.array {}
-  self.started, self.finished = fs.clock(), false
+  self.started, self.finished, self.flights = fs.clock(), false, {}
   self.state = {
     step = 0, epoch = 1, index = 0, epoch_sum = 0, epoch_count = 0, skipped = 0, skipped_in_row = 0,
     window_sum = 0, window_count = 0, reward_sum = 0, reward_count = 0, stopping = { waited = 0 },
@@ -291,6 +292,7 @@ function Run:save()
   local s = self.state
   if self.saved_step == s.step or s.step == 0 then return true end
   local name, started, metrics = step_name(s.step), fs.clock(), self:measured_now()
+  flights.drop(self) -- some only where the run ends in a fault
   local there, missing, why = self:check_folder()
   if not there then return self:save_failed(name, started, missing, why) end
   -- Known before the state that records it is written.
@@ -326,15 +328,11 @@ local function add_tallies(into, from)
   end
 end
 
--- Gradients of all batches of a step; the loss is the mean over the whole step.
-function Run:accumulate(epoch, index, step)
-  local batches, counts, more = self.plan:step(epoch, index, step)
-  if not batches then return nil, counts, more end
+-- What the batches of a step have found, as one; the loss is the mean over the whole step.
+local function total_of(results, more)
   local total = { loss = 0, components = {}, tokens = 0, supervised = 0, rollouts = more and more.rollouts }
   local tallies, shares = {}, {}
-  for _, batch in ipairs(batches) do
-    local found, message, code = self.session:forward_backward(batch, self.plan.loss, { counts = counts })
-    if not found then return nil, message, code end
+  for _, found in ipairs(results) do
     total.loss = total.loss + found.loss
     total.tokens, total.supervised = total.tokens + found.tokens, total.supervised + found.supervised
     add_numbers(total.components, found.components)
@@ -349,6 +347,19 @@ function Run:accumulate(epoch, index, step)
   end
   add_numbers(total.components, more and more.components or {})
   return total
+end
+
+-- Gradients of all batches of a step.
+function Run:accumulate(epoch, index, step)
+  local batches, counts, more = self.plan:step(epoch, index, step)
+  if not batches then return nil, counts, more end
+  local results = {}
+  for i, batch in ipairs(batches) do
+    local found, message, code = self.session:forward_backward(batch, self.plan.loss, { counts = counts })
+    if not found then return nil, message, code end
+    results[i] = found
+  end
+  return total_of(results, more)
 end
 
 -- Calls a method in which functions of the user's run. One that raises ends the run, with the step named.
@@ -401,7 +412,29 @@ function Run:raise_hook_failure(step)
   self:fail_in(('gradient hook "%s" (%s)'):format(failure.hook, failure.point), failure.message, step)
 end
 
+-- What is told of a step.
+local function event_of(self, place, total, update, lr, seconds)
+  return {
+    step = place.step, epoch = place.epoch, loss = total.loss, components = total.components, lr = lr,
+    grad_norm = update.grad_norm, update_norm = update.update_norm, skipped = update.skipped, tokens = total.tokens,
+    supervised = total.supervised, seconds = seconds, tokens_per_s = total.tokens / seconds,
+    timestamp = experiment.now(), total_steps = self.plan.total_steps, rollouts = total.rollouts,
+  }
+end
+
+-- A step of those under way.
+function Run:land_step()
+  local landed, message, code = flights.land(self)
+  if not landed then return nil, message, code end
+  local flight = landed.flight
+  local total = total_of(landed.results, flight.more)
+  local event = event_of(self, flight.place, total, landed.update, flight.lr, landed.seconds)
+  self:finish_hooks(nil, event)
+  return event
+end
+
 function Run:train_step()
+  if flights.possible(self) then return self:land_step() end
   local s, started = self.state, fs.clock()
   local epoch, step = s.epoch, s.step + 1
   if s.index == 0 then self:tell("epoch.start", {}, { epoch = epoch }) end
@@ -413,13 +446,7 @@ function Run:train_step()
   local hooked = self:hook_info(step, total, lr)
   update, message, code = self:guarded(step, self.update, total, lr, hooked)
   if not update then return nil, message, code end
-  local seconds = fs.clock() - started
-  local event = {
-    step = step, epoch = epoch, loss = total.loss, components = total.components, lr = lr, grad_norm = update.grad_norm,
-    update_norm = update.update_norm, skipped = update.skipped, tokens = total.tokens, supervised = total.supervised,
-    seconds = seconds, tokens_per_s = total.tokens / seconds, timestamp = experiment.now(),
-    total_steps = self.plan.total_steps, rollouts = total.rollouts,
-  }
+  local event = event_of(self, { step = step, epoch = epoch }, total, update, lr, fs.clock() - started)
   self:finish_hooks(hooked, event)
   return event
 end
@@ -608,6 +635,7 @@ function Run:after(event)
     if not ok then return nil, message, code end
   end
   local every = self.options.checkpoint_every
+  if #self.flights > 0 then return true end -- a checkpoint that is wanted waits for what is under way
   if self.checkpoint_wanted or (every > 0 and event.step % every == 0) then
     self.checkpoint_wanted = false
     return self:bear(self:save())
@@ -625,6 +653,7 @@ end
 -- Whether the run is to end before another step.
 function Run:is_over()
   self:interrupted()
+  if #self.flights > 0 then return false end -- what was begun is finished
   local limit = self.options.max_time
   if limit and fs.clock() - self.started >= limit then self:stop(("max_time of %g s"):format(limit)) end
   return self.stop_wanted or self.state.step >= self.plan.total_steps

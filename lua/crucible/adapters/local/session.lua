@@ -345,6 +345,10 @@ function Session:save_checkpoint(name, options)
 end
 
 local function check_origin(self, path, state)
+  if state.remote then
+    return errors.failure("unsupported", "%s was saved by the %s engine: its weights are on the server; session:export "
+      .. "there gives a folder that this engine reads", path, tostring(state.engine))
+  end
   local digest, message, code = self.model:digest()
   if not digest then return nil, message, code end
   if state.base_model.sha256 ~= digest then
