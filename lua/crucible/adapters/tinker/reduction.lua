@@ -72,17 +72,16 @@ end
 -- What the server will make of a row cannot be changed by its scale; that it is what is wanted is checked over the
 -- whole step.
 function ways.sequence_mean(rows, step)
+  local row_sum = step.row_sum or sum_of(rows[1].weights)
   for _, row in ipairs(rows) do
     if has_negative(row.weights) then
       errors.raise("session:forward_backward: %s", reduction.reason_negative)
     end
-    local sum = sum_of(row.weights)
-    step.row_sum = step.row_sum or sum
-    if math.abs(sum - step.row_sum) > TOLERANCE * step.row_sum then
+    if math.abs(sum_of(row.weights) - row_sum) > TOLERANCE * row_sum then
       errors.raise("session:forward_backward: %s", reduction.reason_uneven)
     end
-    step.rows = (step.rows or 0) + 1
   end
+  step.row_sum, step.rows = row_sum, (step.rows or 0) + #rows
   return { rows }
 end
 

@@ -73,28 +73,10 @@ end
 
 local function json_pass(pass, model_id, seq_id, input)
   return ('{"model_id":%s,"seq_id":%d,"%s":{"loss_fn":"cross_entropy","data":[%s]}}'):format(json.encode(model_id),
-    seq_id, input, pass.text or rows_text(pass.rows)), JSON
+    seq_id, input, pass.text or rows_text(pass.rows))
 end
 
--- ---- protobuf ------------------------------------------------------------------------------
-
-local function datum_of(row)
-  return {
-    model_input = { chunks = { { type = "encoded_text", tokens = row.tokens } } },
-    loss_fn_inputs = {
-      target_tokens = { data = row.targets, dtype = "int64", shape = { #row.targets } },
-      weights = { data = row.weights, dtype = "float32", shape = { #row.weights } },
-    },
-  }
-end
-
-local function protobuf_pass(pass, model_id, seq_id, input)
-  local data = {}
-  for i, row in ipairs(pass.rows) do data[i] = datum_of(row) end
-  return codec.encode_pass {
-    model_id = model_id, seq_id = seq_id, [input] = { loss_fn = "cross_entropy", data = data },
-  }, PROTOBUF
-end
+-- ---- both ----------------------------------------------------------------------------------
 
 --- Makes the text of a pass ahead of time, in the dialect that will be spoken.
 ---@param pass { rows: crucible.tinker.Row[] }
@@ -111,11 +93,11 @@ end
 ---@param dialect "json"|"protobuf"
 ---@return string body, string content_type, string path
 function wire.pass(pass, model_id, seq_id, forward_only, dialect)
-  local input = forward_only and "forward_input" or "forward_backward_input"
-  local write = dialect == "protobuf" and protobuf_pass or json_pass
-  local body, content_type = write(pass, model_id, seq_id, input)
-  local path = forward_only and dialect == "json" and "forward" or "forward_backward"
-  return body, content_type, path
+  if dialect == "protobuf" then
+    return codec.encode_pass(pass.rows, model_id, seq_id, forward_only), PROTOBUF, "forward_backward"
+  end
+  local path = forward_only and "forward" or "forward_backward"
+  return json_pass(pass, model_id, seq_id, path .. "_input"), JSON, path
 end
 
 -- ---- answers -------------------------------------------------------------------------------
