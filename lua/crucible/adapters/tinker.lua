@@ -156,20 +156,28 @@ local function unload(http, model_id)
   end, { what = "unload_model", gone = true })
 end
 
--- For a lane: another model in the place of one that is lost, which is unloaded first, since places are few.
+local function when_settled(pending, action)
+  pending.listener = action
+  if pending.state ~= "pending" then action() end
+end
+
+-- For a lane: another model in the place of one that is lost. Where there is no place for it, the lost one is
+-- unloaded first.
 local function recreator(http, given, name)
   return function(old, on_made)
-    local farewell = unload(http, old)
-    local function create()
+    local function create(on_failure)
       local pending, submitted = create_model(http, given, name)
-      pending.listener = function()
-        if pending.state == "failed" then return on_made(nil, pending.message, pending.code) end
+      when_settled(pending, function()
+        if pending.state == "failed" then return on_failure(pending.message, pending.code) end
         on_made(id_of(pending.value, submitted), "the answer to create_model names no model_id", "format")
-      end
-      if pending.state ~= "pending" then pending.listener() end
+      end)
     end
-    farewell.listener = create
-    if farewell.state ~= "pending" then create() end
+    create(function(message, code)
+      if code ~= "argument" then return on_made(nil, message, code) end
+      when_settled(unload(http, old), function()
+        create(function(why, kind) on_made(nil, why, kind) end)
+      end)
+    end)
   end
 end
 
@@ -241,6 +249,7 @@ local function new_session(given, http, opened, made, owned)
     client = http, model_id = made.model_id, repeats = made.profile.repeats, order = made.profile.order,
     prefix = prefix_of(given.experiment_id) .. "-" .. experiment.generate_id():sub(1, 6),
     recreate = recreator(http, given, given.remote_name),
+    unload = function(model_id) unload(http, model_id) end,
     report = function(message) incidents[#incidents + 1] = message end,
   }
   return session.new {

@@ -47,6 +47,8 @@ local CAUTION = 20 -- steps after a recovery that each end in a saved state, so 
 ---@field journal crucible.tinker.Operation[]
 ---@field queue crucible.tinker.Operation[]  not sent yet
 ---@field dirty boolean      the server's state is not the journal's: recover before anything else
+---@field left string?        the model before this one, until no saved state of it is needed
+---@field unload fun(model_id: string)
 ---@field order "arrival"|"number"|nil  what the server does operations by; nil: not known
 ---@field sending table<crucible.tinker.Operation, true>  on their way, not accepted yet
 ---@field recoveries integer so far
@@ -126,19 +128,29 @@ local function boundary(self, place)
   return 0
 end
 
--- A saved state: what came before it need not be done again, but for gradients, which no state holds. One behind an
--- update that nobody has found good yet is no place to go back to.
+-- Whether a state saved at a place of the journal is one to go back to: not behind an update that nobody has found
+-- good yet, nor with gradients pending, which some servers save along and others do not.
+local function is_base(self, place)
+  for i = 1, place do
+    if self.journal[i].unconfirmed then return false end
+  end
+  for i = boundary(self, place) + 1, place do
+    if self.journal[i].kind == "forward_backward" then return false end
+  end
+  return true
+end
+
+-- A saved state: what came before it need not be done again.
 local function advance_base(self, op)
   local place = place_of(self.journal, op)
-  if not place then return end
-  for i = 1, place do
-    if self.journal[i].unconfirmed then return end
-  end
-  local journal = self.journal
-  local kept = table.move(journal, boundary(self, place) + 1, place - 1, 1, {})
+  if not place or not is_base(self, place) then return end
   self.base = op.future.value
-  self.journal = table.move(journal, place + 1, #journal, #kept + 1, kept)
+  self.journal = table.move(self.journal, place + 1, #self.journal, 1, {})
   self.rescue:well()
+  if self.left and op.seq and op.model_id == self.model_id then -- nothing of the old model is needed any more
+    self.unload(self.left)
+    self.left = nil
+  end
 end
 
 --- An update was found good: states saved behind it may be gone back to.
@@ -239,7 +251,8 @@ local function replays(self)
   return list
 end
 
--- Makes a new model on the server in this one's place.
+-- Makes a new model on the server in this one's place. The old one is unloaded once nothing of it is needed any more:
+-- some servers drop its saved states along with it.
 local function recreate(self)
   self.paused = true
   self.recreate(self.model_id, function(model_id, message, code)
@@ -249,6 +262,7 @@ local function recreate(self)
       if op then give_up(self, op, message, code) end
       return
     end
+    self.left = self.model_id
     self.model_id, self.seq = model_id, 1
     self:pump()
   end)
@@ -470,7 +484,7 @@ local function send_next(self)
   local op = table.remove(self.queue, 1)
   self.sending[op] = true
   op.attempts = self.client:attempts(what(self, op))
-  op.seq, self.seq, op.key = self.seq, self.seq + 1, nil
+  op.seq, self.seq, op.key, op.model_id = self.seq, self.seq + 1, nil, self.model_id
   if not op.loads then self.journal[#self.journal + 1] = op end
   self:transmit(op)
 end

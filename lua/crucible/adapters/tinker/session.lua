@@ -611,6 +611,7 @@ function Session:close()
   self.closed = true
   self.client.stopping = nil
   if not self.client.closed and not self.client.down then
+    if self.lane.left then self.unload(self.lane.left) end
     local pending = self.unload(self.lane.model_id)
     self.client:turn_until(function() return pending.state ~= "pending" end, fs.clock() + LONGEST_FAREWELL)
   end
