@@ -24,7 +24,7 @@ local LONGEST_PAUSE = 60 -- seconds that a Retry-After is followed for
 ---@field wait number?     seconds that the server asks for
 ---@field value any        kind "done"
 ---@field status integer?
----@field counted boolean? an answer that is wrong in itself: only so many are borne, however patient one is
+---@field counted boolean|number|nil  an answer that is wrong in itself: only so many are borne, however patient one is
 ---@field absent boolean?  the address itself is unknown there
 ---@field conflict { expected: integer, got: integer }?  of sequence numbers
 

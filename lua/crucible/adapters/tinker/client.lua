@@ -12,6 +12,7 @@ local loop = require "crucible.adapters.tinker.loop"
 
 local HEARTBEAT = 10 -- seconds between two
 local LONGEST_PAUSE = 30 -- seconds between two attempts
+local MISREAD = 3 -- what a whole answer of wrong content counts: it is hardly the line's fault
 local SHORTEST_HOLD = 0.05 -- seconds: a poll that comes back sooner is not repeated at once
 local SPOKEN = "0.24.1" -- the version of the protocol that is spoken, by the name of the SDK's release
 
@@ -204,7 +205,7 @@ local function jittered(seconds) return seconds * (0.5 + fs.random_bytes(1):byte
 function Attempts:after(verdict)
   local options, now = self.client.options, fs.clock()
   self.failures, self.since = self.failures + 1, self.since or now
-  if verdict.counted then self.counted = self.counted + 1 end
+  if verdict.counted then self.counted = self.counted + (tonumber(verdict.counted) or 1) end
   local patience = self.client.down and 0 or options.patience
   local times = self.failures > 1 and (" (%d attempts in %.0f s)"):format(self.failures, now - self.since) or ""
   if self.counted > options.retries then
@@ -310,9 +311,9 @@ local function hear_poll(self, verdict)
   if self.ended then return end
   if verdict.kind == "pending" then return ask_on(self, verdict) end
   if verdict.kind == "done" then
-    local value, message = self.read(verdict.value)
+    local value, message, code = self.read(verdict.value)
     if value ~= nil then return self:finish { kind = "done", value = value } end
-    verdict = { kind = "again", counted = true, message = message, code = "format" }
+    verdict = { kind = "again", counted = MISREAD, message = message, code = code or "format" }
   end
   if verdict.kind ~= "again" then return self:finish(verdict) end
   local pause, message, code = self.attempts:after(verdict)

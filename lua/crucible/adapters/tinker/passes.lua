@@ -199,7 +199,9 @@ local function count_positions(batch)
 end
 
 local sources = {
-  logprobs = function(session, ids) return passes.forward(session, rows.plain(ids)) end,
+  logprobs = function(session, ids, batch, everywhere)
+    return passes.forward(session, rows.plain(ids, batch, everywhere))
+  end,
   base_logprobs = function(session, ids) return sampling.base_logprobs(session, ids) end,
 }
 
@@ -207,14 +209,14 @@ function Facade:predict(batch, request)
   local session = self.session
   local ids, message, code = rows.read("session:forward_backward", session, batch)
   if not ids then return nil, message, code end
-  local pending = {}
-  for o, output in ipairs(request.outputs) do pending[o] = sources[output](session, ids) end
+  local pending, everywhere = {}, request.every_position
+  for o, output in ipairs(request.outputs) do pending[o] = sources[output](session, ids, batch, everywhere) end
   local values, answers, finite = {}, {}, true
   for o, output in ipairs(request.outputs) do
     local found
     found, message, code = pending[o]:wait()
     if not found then return nil, message, code end
-    finite = lay_out(batch, output, found, request.every_position, values, answers) and finite
+    finite = lay_out(batch, output, found, everywhere, values, answers) and finite
   end
   self.ids, self.answers = ids, answers
   self.arrays = { values = made(array.new(values, "f64")), slopes = made(array.full({ #values }, 0, "f64")) }

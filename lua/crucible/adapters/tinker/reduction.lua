@@ -35,7 +35,7 @@ local function has_any(weights)
 end
 
 local function with_weights(row, weights)
-  return { tokens = row.tokens, targets = row.targets, weights = weights, index = row.index }
+  return { tokens = row.tokens, targets = row.targets, weights = weights, index = row.index, needed = row.needed }
 end
 
 local function scaled(weights, factor)

@@ -102,16 +102,21 @@ function rows.with(list, weights)
   return made
 end
 
---- The same with weight 1 everywhere: for passes whose loss nobody asks for.
+--- The same with weight 1 everywhere: for passes whose loss nobody asks for. Log-probabilities are wanted where the
+--- batch has weight, or everywhere.
 ---@param list { tokens: integer[], targets: integer[] }[]
+---@param batch crucible.core.Datum[]
+---@param everywhere boolean?
 ---@return crucible.tinker.Row[]
-function rows.plain(list)
+function rows.plain(list, batch, everywhere)
   local weights = {}
   for i, ids in ipairs(list) do
     weights[i] = {}
     for t = 1, #ids.targets do weights[i][t] = 1 end
   end
-  return rows.with(list, weights)
+  local made = rows.with(list, weights)
+  for i, row in ipairs(made) do row.needed = not everywhere and batch[i].weights or nil end
+  return made
 end
 
 return rows

@@ -90,9 +90,9 @@ local forward_options = schema.new("session:forward", {
 })
 
 -- Log-probabilities by datum, under the lora or, by a sampler of the base, without it.
-local function logprobs_of(self, ids, base)
+local function logprobs_of(self, ids, batch, base)
   if base then return sampling.base_logprobs(self, ids) end
-  return passes.forward(self, rows.plain(ids))
+  return passes.forward(self, rows.plain(ids, batch))
 end
 
 -- The result now, or its future.
@@ -112,7 +112,7 @@ function Session:forward(batch, options)
   if given.outputs then return passes.outputs(self, batch, given) end
   local ids, message, code = rows.read("session:forward", self, batch)
   if not ids then return nil, message, code end
-  local pending = future.all({ logprobs_of(self, ids, given.base) }, function(values)
+  local pending = future.all({ logprobs_of(self, ids, batch, given.base) }, function(values)
     return { logprobs = passes.masked(batch, values[1]) }
   end)
   return now_or_later(pending, given.async)

@@ -1,7 +1,7 @@
 -- Bodies of passes, in both dialects, and what their answers hold.
 --
--- A row is what is sent of a datum: { tokens, targets, weights, datum }, lists of one length; targets[i] follows
--- tokens[i].
+-- A row is what is sent of a datum: { tokens, targets, weights, needed }, lists of one length; targets[i] follows
+-- tokens[i]. needed[i] ~= 0 where a log-probability is wanted; default: weights.
 local codec = require "crucible.adapters.tinker.codec"
 local json = require "crucible.json"
 
@@ -11,6 +11,7 @@ local wire = {}
 ---@field tokens integer[]
 ---@field targets integer[]
 ---@field weights number[]
+---@field needed number[]?
 
 local JSON, PROTOBUF = "application/json", "application/x-protobuf"
 
@@ -130,19 +131,39 @@ wire.metrics_of = metrics_of
 ---@field logprobs number[][]  of each row's targets; NaN where the server gave none
 ---@field metrics table<string, number>
 
---- What the answer to a pass holds; nil and what is wrong with it.
+local function is_finite(value) return value == value and value ~= math.huge and value ~= -math.huge end
+
+-- The target of a row that is wanted and not told; nil when there is none.
+local function missing_in(numbers, row)
+  local needed = row.needed or row.weights
+  for t, value in ipairs(numbers) do
+    if needed[t] ~= 0 and not is_finite(value) then return t end
+  end
+end
+
+--- What the answer to a pass holds; nil and what is wrong with it. A log-probability that is none has spoilt the
+--- gradients as well.
 ---@param value table
 ---@param rows crucible.tinker.Row[]
----@return crucible.tinker.PassResult? result, string? message
+---@return crucible.tinker.PassResult? result, string? message, string? code
 function wire.read_pass(value, rows)
   local outputs = value.loss_fn_outputs
   if type(outputs) ~= "table" then return nil, "the answer has no loss_fn_outputs" end
-  if #outputs ~= #rows then return nil, ("the answer has %d outputs for %d rows"):format(#outputs, #rows) end
+  if #outputs ~= #rows then
+    return nil, ("the answer has %d output%s for %d rows"):format(#outputs, #outputs == 1 and "" or "s", #rows)
+  end
   local logprobs = {}
   for i, row in ipairs(rows) do
     local tensor = type(outputs[i]) == "table" and outputs[i].logprobs
-    local numbers, problem = numbers_of(type(tensor) == "table" and tensor.data or nil, #row.targets)
+    local numbers, problem = numbers_of(type(tensor) == "table" and tensor.data or nil)
     if not numbers then return nil, ("the answer's log-probabilities of row %d are %s"):format(i, problem) end
+    if #numbers ~= #row.targets then
+      return nil, ("the answer has %d log-probabilities for the %d targets of row %d"):format(#numbers, #row.targets, i)
+    end
+    local missing = missing_in(numbers, row)
+    if missing then
+      return nil, ("the log-probability of target %d of row %d is not a number"):format(missing, i), "nonfinite"
+    end
     logprobs[i] = numbers
   end
   return { logprobs = logprobs, metrics = metrics_of(value.metrics) }
