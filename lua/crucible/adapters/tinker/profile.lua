@@ -159,6 +159,10 @@ function profile.differences(found, config, default_dropout)
   if config.rslora then
     add(refused, "rslora", true, false, "rslora = false with lora_alpha times the root of the rank")
   end
+  if config.dora then add(refused, "dora", true, false, "dora = false") end
+  for _, field in ipairs { "rank_pattern", "alpha_pattern", "loraplus_lr_ratio" } do
+    if config[field] then add(refused, field, "set", "one value for all", "a config without it") end
+  end
   if config.max_grad_norm > 0 and not found.clips then
     add(refused, "max_grad_norm", config.max_grad_norm, "never clips", "max_grad_norm = 0")
   end
