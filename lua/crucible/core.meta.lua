@@ -63,7 +63,7 @@ function Model:tokenizer() end
 ---@field rslora boolean?              scale by alpha / sqrt(rank) instead
 ---@field seed integer?                any; of the first A, of dropout and of sampling without a seed
 ---@field threads integer?             at most 1024; 0 (default) = core.available_threads()
----@field micro_batch_tokens integer?  activations are kept for about so many tokens at a time; 0 (default) = 2048
+---@field micro_batch_tokens integer?  activations are kept for about so many tokens at a time; 0 (default) = 1024
 ---@field recompute boolean?           keep each layer's input alone and run it again in backward
 ---@field dora boolean?                train a magnitude a row beside directions (Liu et al. 2024)
 ---@field rank_pattern crucible.core.Pattern[]?   ranks of the modules that keys mean
