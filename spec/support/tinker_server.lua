@@ -52,6 +52,8 @@ local state = {
   busy = 0, ops = 0,
 }
 
+local run_number = math.random(0xffff) -- models of two starts on one folder are not the same
+
 local function next_id()
   state.count = state.count + 1
   return state.count
@@ -226,7 +228,7 @@ end
 
 function posts.create_model(_, body)
   if not state.sessions[body.session_id] then return detail(404, "Session not found") end
-  local id = ("model_%08x"):format(next_id() * 2654435761 % 0xffffffff)
+  local id = ("model_%04x%04x"):format(run_number, next_id())
   local asked = body.lora_config or {}
   state.models[id] = { id = id, seen = {}, early = {}, expected = 1 }
   local future = new_future "create_model"

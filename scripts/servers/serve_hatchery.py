@@ -1,6 +1,6 @@
 """hatchery-core's gateway with its real worker on the processor in float32, on loopback, everything in memory.
 
-    TINKER_API_KEY=KEY [CRUCIBLE_ADAPTERS=FOLDER] python hatchery.py MODEL_FOLDER PORT
+    TINKER_API_KEY=KEY [CRUCIBLE_ADAPTERS=FOLDER] python serve_hatchery.py MODEL_FOLDER PORT
 
 Its own development server answers from a script where there is no GPU; here the worker that would run on one is
 given the processor.
@@ -13,6 +13,7 @@ import torch
 import uvicorn
 from hatchery.core.gateway import create_app, set_config
 from hatchery.core.local_dev import _build_config
+from hatchery.core.session_store import LocalSessionStateStore
 from hatchery.core.worker import GPUWorker
 
 
@@ -38,9 +39,20 @@ def keep_adapters(worker, folder):
     worker._handle_init_session = initialise_and_keep
 
 
+def keep_states_together(config):
+    """Has the worker write where checkpoints are copied from.
+
+    The store that comes with the core mirrors nothing, and a checkpoint copies a part only if it is not there yet:
+    every later checkpoint of a model would hold the state of its first.
+    """
+    config.build_session_store = lambda *, local, worker=None: LocalSessionStateStore(
+        local=config.objects, remote=config.objects)
+
+
 async def main(model, port):
     config = _build_config(os.environ["TINKER_API_KEY"])
     set_config(config)
+    keep_states_together(config)
     await config.metadata.initialize()
     await config.queue.initialize()
     worker = GPUWorker(worker_id="processor", base_model_name=model, config=config, device="cpu", dtype=torch.float32)

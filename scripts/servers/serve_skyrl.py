@@ -1,7 +1,7 @@
 """skyrl's Tinker API and its engine without uv, on loopback, with Python 3.11.
 
-    python skyrl.py --base-model FOLDER --port PORT [options of skyrl's EngineConfig]
-    python skyrl.py engine …        the engine's own process, which the API starts
+    python serve_skyrl.py --base-model FOLDER --port PORT [options of skyrl's EngineConfig]
+    python serve_skyrl.py engine …        the engine's own process, which the API starts
 
 The API starts its engine through `uv run`; here it starts this file again. Its records are declared with
 typing.TypedDict, which pydantic takes from Python 3.12 on only; typing_extensions has the same for all.
