@@ -1,6 +1,6 @@
 -- Our side of scripts/check_parity: one job, described by a JSON file, whose results go to files.
 --   lua5.4 scripts/parity/engine.lua JOB
--- JOB: { model, adapter, targets, rank, alpha, rows, steps, adam, gradients, final, losses }, the last
+-- JOB: { model, adapter, targets, rank, alpha, options, rows, steps, adam, gradients, final, losses }, the last
 -- three being paths to write: PEFT's layout for matrices, JSON for numbers.
 local cjson = require "cjson"
 local core = require "crucible.core"
@@ -27,9 +27,9 @@ end
 local function main(path)
   local job = read_job(path)
   local model <close> = assert(core.open_model(job.model))
-  local session <close> = assert(model:session {
-    rank = job.rank, alpha = job.alpha, dropout = 0, targets = job.targets, seed = 0,
-  })
+  local config = { rank = job.rank, alpha = job.alpha, dropout = 0, targets = job.targets, seed = 0 }
+  for name, value in pairs(job.options) do config[name] = value end
+  local session <close> = assert(model:session(config))
   assert(session:load_lora(job.adapter))
   local losses, norms = {}, {}
   for step = 1, job.steps do
