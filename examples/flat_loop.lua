@@ -5,7 +5,6 @@
 --     lua5.4 examples/flat_loop.lua MODEL.gguf [STEPS]
 --
 -- You will see the loss of each step fall, and the tuned model's answer to the first question.
-local cjson = require "cjson"
 local core = require "crucible.core"
 
 local path, steps = arg[1], math.tointeger(tonumber(arg[2] or "20"))
@@ -40,7 +39,7 @@ end
 
 local rows, datums = {}, {}
 for line in io.lines(data) do
-  rows[#rows + 1] = cjson.decode(line)
+  rows[#rows + 1] = assert(core.decode_json(line))
   datums[#datums + 1] = datum_of(rows[#rows])
 end
 

@@ -18,6 +18,7 @@ local SEES_EVERY_FLOOR = { -- specs reach kernels through these
 local ALSO_SEES = {
   ["csrc/bind/fs.c"] = "file", -- durable files and digests for Lua
   ["csrc/bind/http.c"] = "net",
+  ["csrc/bind/json.c"] = "file",
   ["csrc/bind/rows.c"] = "file",
   ["csrc/bind/tinker.c"] = "net",
 }
@@ -62,6 +63,7 @@ local CORE_USERS = {
   ["lua/crucible/domain/topology.lua"] = true,
   ["lua/crucible/encoder.lua"] = true,
   ["lua/crucible/init.lua"] = true,
+  ["lua/crucible/json.lua"] = true,
   ["lua/crucible/lora/patterns.lua"] = true,
   ["lua/crucible/lora/token_cache.lua"] = true,
   ["lua/crucible/model.lua"] = true,
@@ -176,6 +178,8 @@ end
 
 local function check_quoted_include(path, floor, header)
   local target = header:match("^([%w_]+)/")
+  -- Public headers lie side by side where they are installed.
+  if floor == "include" and PUBLIC_HEADERS["include/" .. header] then return nil end
   if not target then return ('"%s": write the floor\'s name before the header'):format(header) end
   if may_include(path, floor, header, target) then return nil end
   if floor == "bind" then

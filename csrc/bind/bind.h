@@ -52,6 +52,7 @@ extern const bind_class bind_http_class;
 extern const bind_class bind_transfer_class;
 extern const bind_class bind_lock_class;
 extern const bind_class bind_rows_class;
+extern const bind_class bind_watch_class;
 
 /* The first member of every handle's userdata. */
 typedef struct bind_handle {
@@ -198,6 +199,13 @@ bool bind_find_parameter(cr_session *session, const char *name, size_t *index, c
 /* The tokenizer at `arg`; raises "model is closed" when it is. */
 const cr_tokenizer *bind_tokenizer_core(lua_State *L, int arg);
 
+/* ---- JSON (json.c) ----------------------------------------------------------------------------- */
+
+struct cr_value;
+
+/* Pushes the value whose nodes begin at `at` (file/values.h); returns the index of the node behind them. */
+size_t bind_push_json(lua_State *L, const struct cr_value *values, size_t at);
+
 /* ---- functions that stand in another concept's table ------------------------------------ */
 
 int bind_model_open(lua_State *L);         /* model.c */
@@ -242,6 +250,7 @@ int bind_open_http(lua_State *L);        /* http.c */
 int bind_open_rows(lua_State *L);            /* rows.c */
 int bind_tinker_encode(lua_State *L);    /* tinker.c */
 int bind_tinker_decode(lua_State *L);
+int bind_decode_json(lua_State *L);          /* json.c */
 extern const luaL_Reg bind_fs_functions[];      /* fs.c */
 extern const luaL_Reg bind_signals_functions[]; /* signals.c */
 extern const luaL_Reg bind_topology_functions[]; /* topology.c */

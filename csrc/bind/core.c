@@ -45,6 +45,8 @@ static const luaL_Reg functions[] = {
     {"open_http", bind_open_http},
     /* rows.c */
     {"open_rows", bind_open_rows},
+    /* json.c */
+    {"decode_json", bind_decode_json},
     /* encoder.c */
     {"open_encoder", bind_encoder_open},
     /* tinker.c */
@@ -68,7 +70,39 @@ static const bind_class *const classes[] = {
     &bind_tokenwriter_class,
     &bind_http_class,       /* http.c */
     &bind_transfer_class,
+    &bind_watch_class,      /* signals.c */
 };
+
+/* ---- for hosts in C ------------------------------------------------------------------ */
+
+/* Pushes what a session or model of the library in Lua keeps as `core`, or the value itself. */
+static void push_handle(lua_State *L, int index)
+{
+    if (lua_istable(L, index))
+        bind_get(L, index, "core");
+    else
+        lua_pushvalue(L, index);
+}
+
+static void *handle_core(lua_State *L, int index, const bind_class *type)
+{
+    push_handle(L, index);
+    const bind_handle *handle = luaL_testudata(L, -1, type->name);
+    lua_pop(L, 1);
+    return handle ? handle->core : NULL;
+}
+
+cr_session *cr_lua_session(lua_State *L, int index)
+{
+    return handle_core(L, index, &bind_session_class);
+}
+
+cr_model *cr_lua_model(lua_State *L, int index)
+{
+    return handle_core(L, index, &bind_model_class);
+}
+
+/* ---- the module ---------------------------------------------------------------------- */
 
 #ifdef CR_DEBUG_BINDING
 /* `require "crucible.core.debug"` finds the second module of this file once the first is loaded. */

@@ -236,6 +236,14 @@ static int fs_clock(lua_State *L)
     return 1;
 }
 
+static int fs_time(lua_State *L)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    lua_pushinteger(L, (lua_Integer)now.tv_sec);
+    return 1;
+}
+
 static int fs_random_bytes(lua_State *L)
 {
     enum { MOST = 1 << 20, PIECE = 256 /* what getentropy gives at a time */ };
@@ -306,6 +314,7 @@ const luaL_Reg bind_fs_functions[] = {
     {"stat", fs_stat},
     {"sha256", fs_sha256},
     {"clock", fs_clock},
+    {"time", fs_time},
     {"random_bytes", fs_random_bytes},
     {"is_terminal", fs_is_terminal},
     {"terminal_size", fs_terminal_size},

@@ -81,62 +81,6 @@ int bind_open_rows(lua_State *L)
 
 /* ---- values ------------------------------------------------------------------------------------- */
 
-static size_t push_value(lua_State *L, const cr_value *values, size_t at);
-
-static size_t push_array(lua_State *L, const cr_value *values, size_t at)
-{
-    const uint32_t count = values[at].length;
-    bind_new_list(L, count);
-    at++;
-    for (uint32_t i = 1; i <= count; i++) {
-        at = push_value(L, values, at);
-        lua_rawseti(L, -2, i);
-    }
-    return at;
-}
-
-static size_t push_object(lua_State *L, const cr_value *values, size_t at)
-{
-    const uint32_t count = values[at].length;
-    lua_createtable(L, 0, count < 1024 ? (int)count : 1024);
-    at++;
-    for (uint32_t i = 0; i < count; i++) {
-        lua_pushlstring(L, values[at].as.text, values[at].length);
-        at = push_value(L, values, at + 1);
-        lua_rawset(L, -3);
-    }
-    return at;
-}
-
-/* Pushes the value at `at`; returns the index of the node behind it. */
-static size_t push_value(lua_State *L, const cr_value *values, size_t at)
-{
-    const cr_value *value = &values[at];
-    switch ((cr_value_kind)value->kind) {
-    case CR_VALUE_NULL:
-        lua_pushlightuserdata(L, NULL); /* json.null, as lua-cjson has it */
-        return at + 1;
-    case CR_VALUE_FALSE:
-    case CR_VALUE_TRUE:
-        lua_pushboolean(L, value->kind == CR_VALUE_TRUE);
-        return at + 1;
-    case CR_VALUE_INTEGER:
-        lua_pushinteger(L, (lua_Integer)value->as.integer);
-        return at + 1;
-    case CR_VALUE_NUMBER:
-        lua_pushnumber(L, (lua_Number)value->as.number);
-        return at + 1;
-    case CR_VALUE_STRING:
-        lua_pushlstring(L, value->as.text, value->length);
-        return at + 1;
-    case CR_VALUE_ARRAY:
-    case CR_VALUE_OBJECT:
-        break;
-    }
-    luaL_checkstack(L, 4, "values nest too deeply");
-    return value->kind == CR_VALUE_ARRAY ? push_array(L, values, at) : push_object(L, values, at);
-}
-
 static size_t behind(const cr_value *values, size_t at)
 {
     const uint32_t kind = values[at].kind;
@@ -157,7 +101,7 @@ static void push_kept(lua_State *L, const cr_value *values, size_t at, int keep)
         lua_pop(L, 1);
         at++;
         if (wanted) {
-            at = push_value(L, values, at);
+            at = bind_push_json(L, values, at);
             lua_rawset(L, -3);
         } else {
             lua_pop(L, 1);
@@ -192,7 +136,7 @@ static int rows_next(lua_State *L)
         lua_getiuservalue(L, 1, 1);
         push_kept(L, row.values, row.first, handle->keep);
     } else {
-        push_value(L, row.values, row.first);
+        bind_push_json(L, row.values, row.first);
     }
     lua_pushinteger(L, (lua_Integer)row.line);
     return 2;

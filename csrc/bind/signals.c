@@ -5,6 +5,10 @@
  * is installed until `install` is called, and by one holder at a time; `restore` puts back what was
  * there.
  *
+ * What holds them is a userdata of the lua_State that asked, so that a state that ends without `restore`
+ * leaves no handler behind, least of all one in a library that is unloaded. Other states' calls do
+ * nothing.
+ *
  * The first signal is noted and both signals get their default action back, so that a second one ends
  * the process at once. `rearm` forgets the first. A signal that was ignored (a shell's background job,
  * nohup) stays ignored. */
@@ -57,11 +61,57 @@ static void listen(int i)
         sigaction(numbers[i], &action, NULL);
 }
 
+/* ---- who holds them -------------------------------------------------------------------- */
+
+static int watch_end(lua_State *L)
+{
+    if (bind_take(L, 1, &bind_watch_class) == NULL)
+        return 0;
+    atomic_store(&to_cancel, NULL);
+    for (int i = 0; i < SIGNALS; i++)
+        sigaction(numbers[i], &before[i], NULL);
+    atomic_flag_clear(&held);
+    return 0;
+}
+
+static const luaL_Reg watch_methods[] = {{NULL, NULL}};
+
+static const luaL_Reg watch_metamethods[] = {
+    {"__gc", watch_end},
+    {"__close", watch_end},
+    {NULL, NULL},
+};
+
+const bind_class bind_watch_class = {"crucible.watch", watch_methods, watch_metamethods};
+
+/* Pushes this state's watch, made closed when it is first asked for. */
+static bind_handle *push_watch(lua_State *L)
+{
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &bind_watch_class) != LUA_TNIL)
+        return bind_test(L, -1, &bind_watch_class);
+    lua_pop(L, 1);
+    bind_handle *watch = bind_new(L, &bind_watch_class, sizeof *watch, 0);
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &bind_watch_class);
+    return watch;
+}
+
+static bool is_mine(lua_State *L)
+{
+    bool mine = push_watch(L)->core != NULL;
+    lua_pop(L, 1);
+    return mine;
+}
+
+/* ---- the functions --------------------------------------------------------------------- */
+
 /* install(): false when someone in this process holds the signals already. */
 static int signals_install(lua_State *L)
 {
+    bind_handle *watch = push_watch(L);
     bool mine = !atomic_flag_test_and_set(&held);
     if (mine) {
+        watch->core = &held;
         came = 0;
         for (int i = 0; i < SIGNALS; i++)
             sigaction(numbers[i], NULL, &before[i]);
@@ -74,17 +124,14 @@ static int signals_install(lua_State *L)
 
 static int signals_restore(lua_State *L)
 {
-    (void)L;
-    atomic_store(&to_cancel, NULL);
-    for (int i = 0; i < SIGNALS; i++)
-        sigaction(numbers[i], &before[i], NULL);
-    atomic_flag_clear(&held);
-    return 0;
+    lua_settop(L, 0);
+    push_watch(L);
+    return watch_end(L);
 }
 
 static int signals_pending(lua_State *L)
 {
-    for (int i = 0; i < SIGNALS; i++)
+    for (int i = 0; i < SIGNALS && is_mine(L); i++)
         if (came == numbers[i]) {
             lua_pushstring(L, names[i]);
             return 1;
@@ -95,7 +142,8 @@ static int signals_pending(lua_State *L)
 
 static int signals_rearm(lua_State *L)
 {
-    (void)L;
+    if (!is_mine(L))
+        return 0;
     came = 0;
     for (int i = 0; i < SIGNALS; i++)
         listen(i);
@@ -106,7 +154,9 @@ static int signals_rearm(lua_State *L)
 static int signals_cancels(lua_State *L)
 {
     bool none = lua_isnoneornil(L, 1);
-    atomic_store(&to_cancel, none ? NULL : bind_core(L, 1, &bind_session_class));
+    cr_session *session = none ? NULL : bind_core(L, 1, &bind_session_class);
+    if (is_mine(L))
+        atomic_store(&to_cancel, session);
     return 0;
 }
 

@@ -41,6 +41,12 @@ function core.targets() end
 ---@return boolean? matches, string? message, string? code  "argument": the key is no regular expression
 function core.module_matches(key, module) end
 
+--- The value of a JSON text (RFC 8259, UTF-8, at most 200 deep). null is a light userdata of NULL, a number
+--- without point and exponent an integer; of a key that occurs twice the later value counts.
+---@param text string
+---@return any value, string? message, string? code
+function core.decode_json(text) end
+
 ---@class crucible.core.Model  an open model file; read-only, shared by its sessions
 local Model = {}
 
@@ -701,6 +707,10 @@ function core.fs.sha256(bytes_or_table) end
 ---@return number
 function core.fs.clock() end
 
+--- Seconds since 1970 began, UTC.
+---@return integer
+function core.fs.time() end
+
 --- n (at most 1048576) random bytes from the system's source.
 ---@param n integer
 ---@return string? bytes, string? message, string? code
@@ -843,7 +853,8 @@ core.signals = {}
 ---@return boolean installed
 function core.signals.install() end
 
---- Puts back what was there before install.
+--- Puts back what was there before install; so does the end of this Lua state. Like the functions below it does
+--- nothing in a state that has not installed.
 function core.signals.restore() end
 
 --- The first signal since install or rearm.

@@ -12,6 +12,7 @@ local fs = require "crucible.fs"
 local json = require "crucible.json"
 local paths = require "crucible.paths"
 local schema = require "crucible.schema"
+local utc = require "crucible.utc"
 
 local download = {}
 
@@ -199,17 +200,15 @@ end
 local MONTHS = { Jan = 1, Feb = 2, Mar = 3, Apr = 4, May = 5, Jun = 6, Jul = 7, Aug = 8, Sep = 9, Oct = 10,
   Nov = 11, Dec = 12 }
 
-local function utc_offset(time) return os.difftime(time, os.time(os.date("!*t", time) --[[@as osdateparam]])) end
-
 local function seconds_until(text)
   if not text then return nil end
   local seconds = tonumber(text:match("^%s*(%d+)%s*$"))
   if seconds then return seconds end
   local day, month, year, hour, minute, second = text:match("(%d+) (%a+) (%d+) (%d+):(%d+):(%d+) GMT")
-  if not MONTHS[month] or not os then return nil end
-  local time = os.time { year = year, month = MONTHS[month], day = day, hour = hour, min = minute, sec = second,
-    isdst = false }
-  return math.max(0, time + utc_offset(time) - os.time())
+  if not MONTHS[month] then return nil end
+  local time = utc.seconds(math.tointeger(year), MONTHS[month], math.tointeger(day), math.tointeger(hour),
+    math.tointeger(minute), math.tointeger(second))
+  return math.max(0, time - utc.time())
 end
 
 local STATUS_CODES = { [404] = "not_found", [410] = "not_found" }

@@ -39,4 +39,14 @@ function errors.failure(code, format, ...)
   return nil, select("#", ...) > 0 and format:format(...) or format, code
 end
 
+--- What happened where, as debug.traceback has it; the message alone in a host without that library.
+--- For xpcall.
+---@param message any
+---@param level integer?
+---@return any
+function errors.traceback(message, level)
+  if not debug then return message end
+  return debug.traceback(message, (level or 1) + 1)
+end
+
 return errors

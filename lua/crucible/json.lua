@@ -1,17 +1,13 @@
--- JSON over lua-cjson for reading, and a writer whose bytes depend on the values alone: keys
+-- JSON: values of texts by the core's parser, and a writer whose bytes depend on the values alone: keys
 -- sorted, integers without a point, floats in the shortest form that reads back exactly.
 --
--- Reading keeps whole numbers integers (cjson gives floats; above 2^53 they are not exact) and
--- gives json.null for null. Writing turns NaN and infinities into null, which JSON has no word
--- for, and bytes that are not UTF-8 into U+FFFD.
-local cjson = require "cjson"
+-- Reading keeps whole numbers integers, also those written with a point or an exponent, and gives json.null
+-- for null. Writing turns NaN and infinities into null, which JSON has no word for, and bytes that
+-- are not UTF-8 into U+FFFD.
+local core = require "crucible.core"
 local errors = require "crucible.errors"
 
-local json = { null = cjson.null }
-
-local reader = cjson.new() -- an instance of our own: a host's settings stay as they are
-reader.decode_invalid_numbers(false)
-reader.decode_max_depth(200)
+local json = { null = core.decode_json "null" }
 
 local Array = { __name = "crucible.json.array" }
 
@@ -42,9 +38,9 @@ end
 ---@param text string
 ---@return any value, string? message, string? code
 function json.decode(text)
-  local ok, value = pcall(reader.decode, text)
-  if not ok then return errors.failure("format", "not JSON: %s", (tostring(value):gsub("^.-:%d+: ", ""))) end
-  return whole(value)
+  local value, message, code = core.decode_json(text)
+  if not code then return whole(value) end
+  return errors.failure(code, code == "format" and "not JSON: %s" or "%s", message)
 end
 
 local escapes = {

@@ -1,5 +1,6 @@
--- JSON Lines: one JSON value a line, read one at a time.
+-- JSON Lines: one JSON value a line, parsed one at a time.
 local errors = require "crucible.errors"
+local fs = require "crucible.fs"
 local json = require "crucible.json"
 local paths = require "crucible.paths"
 
@@ -14,22 +15,17 @@ local MARK = "\u{FEFF}" -- a byte order mark that some editors write first
 ---@return (fun(): any, integer|string|nil, string?)? next_row, string? message, string? code
 function jsonl.reader(path)
   if paths.is_folder(path) then return errors.failure("io", "%s: is a folder, expected a JSONL file", path) end
-  local file, why = io.open(path, "rb")
-  if not file then return errors.failure(paths.stat(path) and "io" or "not_found", "%s", why) end
-  local number = 0
+  local text, message, code = fs.read_file(path)
+  if not text then return nil, message, code end
+  local number, first = 0, text:sub(1, #MARK) == MARK and #MARK + 1 or 1
   local function next_row()
-    while file do
-      local line = file:read "L"
-      if not line then
-        file:close()
-        file = nil
-        return nil
-      end
-      number = number + 1
-      if number == 1 and line:sub(1, #MARK) == MARK then line = line:sub(#MARK + 1) end
+    while first <= #text do
+      local last = text:find("\n", first, true) or #text
+      local line = text:sub(first, last)
+      number, first = number + 1, last + 1
       if line:find "%S" then
-        local row, message, code = json.decode(line)
-        if code then return errors.failure(code, "%s:%d: %s", path, number, message) end
+        local row, problem, kind = json.decode(line)
+        if kind then return errors.failure(kind, "%s:%d: %s", path, number, problem) end
         return row, number
       end
     end

@@ -206,7 +206,7 @@ local function run_point(self, point)
 end
 
 local function attempt(self, point)
-  local ok, done, message, code = xpcall(run_point, debug.traceback, self, point)
+  local ok, done, message, code = xpcall(run_point, errors.traceback, self, point)
   if ok and done then
     point.message = nil
   else

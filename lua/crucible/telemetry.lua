@@ -152,7 +152,7 @@ function telemetry.emit(name, measurements, metadata)
   if #attached == 0 then return end
   for _, subscription in ipairs(table.move(attached, 1, #attached, 1, {})) do
     if hears(subscription, name, metadata) then
-      local ok, trace = xpcall(subscription.listener, debug.traceback, name, measurements, metadata)
+      local ok, trace = xpcall(subscription.listener, errors.traceback, name, measurements, metadata)
       if not ok then
         subscription:detach()
         telemetry.emit("telemetry.detached", {}, { event = name, message = trace, run = metadata.run })

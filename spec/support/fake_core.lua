@@ -10,6 +10,7 @@ local real = require "crucible.core"
 local fake = {
   fs = real.fs, tensor = real.tensor, _VERSION = real._VERSION, open_rows = real.open_rows, open_http = real.open_http,
   open_tokens = real.open_tokens, write_tokens = real.write_tokens, module_matches = real.module_matches,
+  decode_json = real.decode_json,
 }
 
 fake.EOS, fake.BOS = 256, 257

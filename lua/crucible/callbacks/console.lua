@@ -32,10 +32,16 @@ local function environment(name)
   return value ~= "" and value or nil
 end
 
+-- "stderr" or "stdout"; nil for another stream.
+local function name_of(stream)
+  if not io then return nil end
+  return stream == io.stderr and "stderr" or stream == io.stdout and "stdout" or nil
+end
+
 local function choose_mode(given)
   if given.mode ~= "auto" then return given.mode end
-  if given.stream ~= nil and given.stream ~= io.stderr and given.stream ~= io.stdout then return "plain" end
-  local name = given.stream == io.stdout and "stdout" or "stderr"
+  local name = name_of(given.stream)
+  if not name then return "plain" end
   if environment "NO_COLOR" or environment "TERM" == "dumb" or not fs.is_terminal(name) then return "plain" end
   return "bar"
 end
@@ -238,12 +244,14 @@ end
 ---@return { on_event: fun(name: string, measurements: table, metadata: table) } callbacks
 function console.new(given)
   local resolved = options:resolve(given)
-  local stream = resolved.stream or io.stderr
+  local stream = resolved.stream or io and io.stderr
+  if not stream then errors.raise("callbacks.console.new: this host has no io.stderr; give stream") end
   if not stream.write then errors.raise("callbacks.console.new: stream must be a file") end
+  resolved.stream = stream
   local self = {
     mode = choose_mode(resolved), stream = stream, every = resolved.every, sample = show_sample(resolved),
     columns = resolved.columns, drawn_at = 0, started = fs.clock(), first_step = 0, utf8 = speaks_utf8(),
-    terminal = stream == io.stderr and "stderr" or stream == io.stdout and "stdout" or nil,
+    terminal = name_of(stream),
   }
   return {
     on_event = function(name, measurements, metadata)

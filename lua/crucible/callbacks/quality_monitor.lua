@@ -59,7 +59,9 @@ local function status_by(shortfall)
   return shortfall <= quality_monitor.margin + ROUNDING and "warning" or "failed"
 end
 
-local function write_line(finding) io.stderr:write("quality: ", finding.text, "\n") end
+local function write_line(finding)
+  if io then io.stderr:write("quality: ", finding.text, "\n") end
+end
 
 -- Keeps and tells a status that is not what it was; a target met from the start is no news.
 local function note(self, finding)

@@ -12,6 +12,7 @@ local json = require "crucible.json"
 local paths = require "crucible.paths"
 local schema = require "crucible.schema"
 local telemetry = require "crucible.telemetry"
+local utc = require "crucible.utc"
 
 local tensorboard = {}
 
@@ -149,7 +150,7 @@ end
 ---@return { on_event: fun(name: string, measurements: table, metadata: table) }
 function tensorboard.new(given)
   local self = options:resolve(given)
-  local second, clock = os.time(), fs.clock()
+  local second, clock = utc.time(), fs.clock()
   self.flushed_at, self.now = -math.huge, function() return second + (fs.clock() - clock) end
   return {
     on_event = function(name, measurements, metadata)

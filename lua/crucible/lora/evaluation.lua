@@ -118,7 +118,7 @@ end
 -- A function of the user's, which must give texts.
 local function guarded(normalise)
   return function(value)
-    local ok, normal = xpcall(normalise, debug.traceback, value)
+    local ok, normal = xpcall(normalise, errors.traceback, value)
     if ok and type(normal) == "string" then return normal end
     errors.raise("evaluation.evaluate: normalise failed on %s: %s", schema.show(value),
       ok and "it returned " .. schema.show(normal) .. ", expected a string" or normal)

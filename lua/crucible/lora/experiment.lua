@@ -4,12 +4,13 @@ local errors = require "crucible.errors"
 local fs = require "crucible.fs"
 local schema = require "crucible.schema"
 local selection = require "crucible.lora.selection"
+local utc = require "crucible.utc"
 
 local experiment = {}
 
 --- Now, in UTC, as ISO 8601.
 ---@return string
-function experiment.now() return os.date("!%Y-%m-%dT%H:%M:%SZ") --[[@as string]] end
+function experiment.now() return utc.text() end
 
 --- Sixteen lower-case hexadecimal characters from the system's random source.
 ---@return string
@@ -201,6 +202,6 @@ experiment.sampling_options = sampling_options
 ---@param id string
 ---@param step integer
 ---@return string
-function experiment.checkpoint_name(id, step) return ("%s_step_%d_%d"):format(id, step, os.time()) end
+function experiment.checkpoint_name(id, step) return ("%s_step_%d_%d"):format(id, step, utc.time()) end
 
 return experiment

@@ -258,7 +258,7 @@ function Hooks:run_hooks(info)
   prepare(self, info)
   for _, registered in ipairs(table.move(self.list, 1, #self.list, 1, {})) do
     if registered.at[info.point] then
-      local ok, trace = xpcall(run_hook, debug.traceback, registered, info)
+      local ok, trace = xpcall(run_hook, errors.traceback, registered, info)
       if not ok then note_failure(self, registered, info, trace) end
     end
   end

@@ -95,7 +95,7 @@ end
 function rewards.of(terms, sample)
   local total, parts = 0, {}
   for _, term in ipairs(terms) do
-    local ok, value, more = xpcall(term.value, debug.traceback, sample)
+    local ok, value, more = xpcall(term.value, errors.traceback, sample)
     if not ok then error(('reward "%s" of prompt %d: %s'):format(term.name, sample.group, value), 0) end
     if not schema.number().read(value) then
       error(('reward "%s" of prompt %d must be a finite number, got %s'):format(term.name, sample.group,

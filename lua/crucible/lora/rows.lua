@@ -4,6 +4,7 @@
 -- list of such; each may carry metadata and a weight. A row of messages also gets `input` and `output`
 -- for readers: its prompt as text and the last answer.
 local chat = require "crucible.chat"
+local errors = require "crucible.errors"
 
 local rows = {}
 
@@ -53,7 +54,7 @@ end
 -- What a formatter raised: a fault in its code with the way there, what it says of a row as it says it.
 local function described(raised)
   local text = tostring(raised)
-  return text:find "^[^\n]-:%d+: " and debug.traceback(text, 2) or text
+  return text:find "^[^\n]-:%d+: " and errors.traceback(text, 2) or text
 end
 
 --- The rows of a raw one; nil and why when it is no object, the formatter raised or gave another shape.

@@ -197,7 +197,7 @@ end
 --- it is ending for such a reason already.
 function Run:tell(name, measurements, metadata)
   if not self.channel:listened(name) then return end
-  local ok, trace = xpcall(self.channel.emit, debug.traceback, self.channel, name, measurements, metadata)
+  local ok, trace = xpcall(self.channel.emit, errors.traceback, self.channel, name, measurements, metadata)
   if not ok and not self.failing then self:fail_in("on_event (" .. name .. ")", trace) end
 end
 
@@ -206,7 +206,7 @@ function Run:emit(event, payload)
   for _, callbacks in ipairs(self.callbacks) do
     local callback = callbacks[event]
     if callback then
-      local ok, answer = xpcall(callback, debug.traceback, payload)
+      local ok, answer = xpcall(callback, errors.traceback, payload)
       if not ok then self:fail_in(event, answer) end
       if answer == "stop" then self:stop "by a callback" end
       if answer == "checkpoint" then self.checkpoint_wanted = true end
@@ -299,7 +299,7 @@ function Run:save()
   if self:is_trained(self.rules.best.metric) then self:judge(metrics) end
   local ok, saved, message, code = xpcall(function()
     return self.session:save_checkpoint(name, { folder = self.folder.checkpoints, loop = self:loop_state(metrics) })
-  end, debug.traceback)
+  end, errors.traceback)
   if not ok and self.failing then return nil, saved, "argument" end
   if not ok then return self:fail_in("state", saved) end -- of a callback or hook
   if not saved then return self:save_failed(name, started, message, code) end
@@ -364,7 +364,7 @@ end
 
 -- Calls a method in which functions of the user's run. One that raises ends the run, with the step named.
 function Run:guarded(step, method, ...)
-  local ok, found, message, code = xpcall(method, debug.traceback, self, ...)
+  local ok, found, message, code = xpcall(method, errors.traceback, self, ...)
   if ok then return found, message, code end
   self.session:zero_gradients()
   return self:fail_in(self.plan.what or ('loss "%s"'):format(self.plan.loss.name), found, step)
@@ -529,7 +529,7 @@ end
 function Run:call_evaluator(event)
   local watched = self.signals
   if watched then watched:cancels(self.session) end
-  local ok, found, message, code = xpcall(self.evaluator, debug.traceback, self.session, event,
+  local ok, found, message, code = xpcall(self.evaluator, errors.traceback, self.session, event,
     self.plan.evaluation_loss or self.plan.loss)
   if watched then watched:cancels(nil) end
   if not ok then self:fail_in("evaluate", found) end

@@ -3,6 +3,7 @@
 -- Intervals are percentile bootstraps over rows (Efron and Tibshirani 1993, chapter 13); the test
 -- between two systems on the same rows is approximate randomisation (Noreen 1989; Riezler and
 -- Maxwell 2005): which of the two gave an answer is shuffled row by row.
+local errors = require "crucible.errors"
 local metrics = require "crucible.metrics"
 local random = require "crucible.random"
 
@@ -12,7 +13,7 @@ local measure = {}
 
 -- Runs f; nil and what went wrong, with where, when it raised.
 local function attempt(f, ...)
-  local result = table.pack(xpcall(f, debug.traceback, ...))
+  local result = table.pack(xpcall(f, errors.traceback, ...))
   if result[1] then return result[2] end
   return nil, tostring(result[2])
 end

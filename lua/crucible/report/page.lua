@@ -20,7 +20,7 @@ local page = {}
 
 -- Where this module lies, and with it the files beside it.
 local function folder_of_module()
-  local found = package.searchpath("crucible.report.page", package.path)
+  local found = package and package.searchpath("crucible.report.page", package.path)
   return found and paths.dirname(found)
 end
 

@@ -6,6 +6,7 @@ local crc32c = require "crucible.tensorboard.crc32c"
 local fs = require "crucible.fs"
 local paths = require "crucible.paths"
 local protobuf = require "crucible.tensorboard.protobuf"
+local utc = require "crucible.utc"
 
 local event_file = {}
 
@@ -79,7 +80,7 @@ end
 function event_file.create(folder, options)
   local ok, message, code = fs.make_folder(folder)
   if not ok then return nil, message, code end
-  local now = options and options.now or os.time
+  local now = options and options.now or utc.time
   local self = setmetatable({ path = unused_path(folder, math.floor(now())), now = now, pending = {} }, EventFile)
   self:add(0, protobuf.bytes(3, VERSION))
   local resumed_at = options and options.resumed_at

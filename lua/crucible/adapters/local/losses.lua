@@ -79,7 +79,7 @@ end
 
 local function call(run, term, source, asked)
   local view = predictions.view(source, term, asked)
-  local ok, found = xpcall(term.loss.compute, debug.traceback, view, predictions.targets(source.datums))
+  local ok, found = xpcall(term.loss.compute, errors.traceback, view, predictions.targets(source.datums))
   if not ok then fault(run, term, "compute raised: %s", tostring(found)) end
   if type(found) ~= "table" or tensor.is(found) then
     fault(run, term, "compute must return { loss = … }, it returned %s",
