@@ -2,8 +2,10 @@ rockspec_format = "3.0"
 package = "crucible"
 version = "scm-1"
 
--- There is no public archive yet: `luarocks make` in a checkout builds and installs it.
-source = { url = "git+file://." }
+-- `luarocks make` in a checkout builds the files beside this one and never looks here. There is no published archive;
+-- `git archive --prefix=crucible-scm-1/ -o crucible-scm-1.tar.gz HEAD` makes the one that `luarocks build` and
+-- `luarocks pack` of this file take.
+source = { url = "file://crucible-scm-1.tar.gz", dir = "crucible-scm-1" }
 
 description = {
   summary = "LoRA fine-tuning of language models on the CPU",
@@ -19,12 +21,13 @@ supported_platforms = { "linux", "macosx" }
 
 dependencies = {
   "lua >= 5.4, < 5.5",
-  "lua-cjson >= 2.1",
 }
 
+-- By their libraries alone: Debian keeps some headers in a folder of the architecture, where CMake finds them by
+-- pkg-config and luarocks does not look.
 external_dependencies = {
   PCRE2 = { header = "pcre2.h", library = "pcre2-8" },
-  CURL = { header = "curl/curl.h", library = "curl" },
+  CURL = { library = "curl" },
   ARCHIVE = { header = "archive.h", library = "archive" },
   UTF8PROC = { header = "utf8proc.h", library = "utf8proc" },
 }
