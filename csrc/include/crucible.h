@@ -16,18 +16,47 @@
  *     cr_session_save_lora(session, "adapter_model.safetensors");
  *     cr_session_close(session);  cr_model_close(model);
  *
+ * examples/embed/train.c is the whole program. It is built with what pkg-config says of `crucible`, or with
+ * CMake: find_package(crucible), then the target crucible::crucible (crucible::static for the archive).
+ *
+ * Contents, in the order of a run
+ *     results                codes, messages, processor
+ *     models                 open, describe, tokenizer
+ *     tokens                 text to ids and back
+ *     tokenised data         files of rows
+ *     sessions               one LoRA on one model: forward, loss and gradients
+ *     losses of one's own    what a loss looks at, and the way back from its slopes
+ *     updates                AdamW; the matrices that are trained
+ *     gradients              measured, scaled, frozen, watched
+ *     files of a session     PEFT's layout; optimiser state; memory beforehand
+ *     generation             sampling, constraints, scores
+ *     encoders               vectors and labels of texts (BERT, RoBERTa)
+ *     tensors                arrays for losses and statistics
+ *     topology               persistent homology, assignments
+ *
  * Results. Functions return CR_OK (0) or a negative code; the reason is
- * cr_error_message(), kept per thread. Functions without a result cannot fail.
+ * cr_error_message(), kept per thread: what was wrong, with which file or argument, what
+ * was expected. Functions without a result cannot fail. A call that fails changes nothing
+ * but where it says so, and may be tried again; what it wrote through `out` is NULL.
  *
  * Ownership. A handle written through `cr_x **out` is the caller's and is
  * released by cr_x_close (NULL is accepted). A returned pointer is borrowed from
  * the handle it came from. A session keeps its model open: closing the model
- * first is fine.
+ * first is fine. What a function allocates for the caller (`char **text`) is released by
+ * cr_free.
+ *
+ * Arguments. Pointers are to be valid, and NULL only where it is said; counts and shapes are the
+ * caller's word. Token ids, sizes, names and settings are checked, as are files to their
+ * last byte: hostile ones are CR_EFORMAT.
  *
  * Threads. Different sessions may be used from different threads at the same
  * time; one session by one thread at a time, except cr_session_cancel, which
  * may be called from any thread or signal handler. Models and tokenizers are
- * read-only and shared freely.
+ * read-only and shared freely. Everything else (generations, constraints, encoders, tensors) is
+ * used by one thread at a time. A session's own threads sleep between calls, take no
+ * signals and end in cr_session_close. A forked child must not use its parent's handles.
+ *
+ * Determinism. The same seed and calls give the same bytes, at any number of threads.
  *
  * The library prints nothing, never exits or aborts, installs no signal
  * handlers, changes neither locale nor floating-point environment, and keeps no
@@ -114,6 +143,7 @@ typedef struct cr_model_info {
     uint64_t file_bytes;
 } cr_model_info;
 
+/* Its texts are borrowed from the model. */
 CR_API void cr_model_describe(const cr_model *model, cr_model_info *out);
 
 /* Borrowed from the model. */
@@ -155,6 +185,7 @@ typedef struct cr_tokenizer_info {
     bool space_prefix;         /* and a space before its first word */
 } cr_tokenizer_info;
 
+/* Its texts are borrowed from the tokenizer. */
 CR_API void cr_tokenizer_describe(const cr_tokenizer *tokenizer, cr_tokenizer_info *out);
 
 /* The id whose text is exactly `text`, or -1. */
@@ -262,7 +293,11 @@ typedef struct cr_session_config {
 /* Whether a key means a module of that name. CR_EARG when it is no regular expression. */
 CR_API int cr_module_matches(bool *out, const char *key, const char *module);
 
+/* Rank 16, alpha 32, dropout 0.05, on q, k, v and o; seed 0. */
 CR_API cr_session_config cr_session_config_default(void);
+
+/* Starts its threads; the model stays open while the session lives. CR_EARG for a setting out of its range,
+ * CR_ENOMEM (also when a thread cannot be started). Closing waits for the threads to end. */
 CR_API int cr_session_create(cr_session **out, cr_model *model, const cr_session_config *config);
 CR_API void cr_session_close(cr_session *session);
 
@@ -409,6 +444,7 @@ typedef struct cr_share {
     double cosine; /* with the first term's; NaN where either is zero */
 } cr_share;
 
+/* Of the gradients so far; CR_EARG for a term that is not kept apart. */
 CR_API int cr_session_share(cr_session *session, size_t share, cr_share *out);
 
 /* Counts datums as run that were not, for dropout's masks: a part of a batch that a loss has no
@@ -437,6 +473,7 @@ typedef struct cr_optim_result {
     uint64_t step;      /* updates made so far */
 } cr_optim_result;
 
+/* One update with the gradients added since the last. CR_EARG for parameters that no update has. */
 CR_API int cr_session_optim_step(cr_session *session, const cr_adam_params *params,
                                  cr_optim_result *out);
 
@@ -464,6 +501,7 @@ typedef struct cr_parameter {
     float *value, *gradient, *moment1, *moment2;
 } cr_parameter;
 
+/* index from 0 to the count; CR_ENOTFOUND beyond. */
 CR_API size_t cr_session_parameter_count(const cr_session *session);
 CR_API int cr_session_parameter(const cr_session *session, size_t index, cr_parameter *out);
 
@@ -668,6 +706,7 @@ typedef struct cr_sampling_params {
     cr_constraint *constraint; /* or NULL */
 } cr_sampling_params;
 
+/* Greedy (temperature 0), no filter, 64 new tokens. */
 CR_API cr_sampling_params cr_sampling_params_default(void);
 
 typedef struct cr_prompt {
@@ -687,6 +726,7 @@ typedef struct cr_generation_info {
     uint64_t reused_positions; /* of these, taken over from another prompt that begins alike */
 } cr_generation_info;
 
+/* At any time. */
 CR_API void cr_generation_describe(const cr_generation *generation, cr_generation_info *out);
 
 enum { CR_RUNNING = 0, CR_STOP = 1, CR_LENGTH = 2 }; /* why a row ended */
@@ -742,6 +782,7 @@ typedef struct cr_encoder_info {
     uint64_t parameters;
 } cr_encoder_info;
 
+/* Its texts are borrowed from the encoder. */
 CR_API void cr_encoder_describe(const cr_encoder *encoder, cr_encoder_info *out);
 
 /* "entailment"; NULL where there is no such label. */
@@ -800,6 +841,7 @@ enum { CR_UNIFORM = 0 /* [0, 1) */, CR_NORMAL = 1 /* mean 0, deviation 1 */ };
 CR_API int cr_tensor_random(cr_tensor **out, int type, int rank, const size_t *shape,
                             int distribution, uint64_t seed);
 
+/* Its memory goes with the last view of it. NULL is accepted. */
 CR_API void cr_tensor_close(cr_tensor *tensor);
 
 /* Where tensors leave their memory for the next ones: up to most_spare bytes of released blocks are
@@ -852,6 +894,7 @@ typedef struct cr_tensor_info {
     uint64_t version; /* changes with every write into its memory, through whatever view */
 } cr_tensor_info;
 
+/* CR_EARG when its loan is over. */
 CR_API int cr_tensor_describe(const cr_tensor *tensor, cr_tensor_info *out);
 
 /* One value; index [rank]. */
@@ -934,6 +977,7 @@ typedef enum cr_binary {
     CR_BINARY_COUNT
 } cr_binary;
 
+/* "add"; NULL when there is no such operation. Operands broadcast. */
 CR_API const char *cr_binary_name(cr_binary op);
 CR_API int cr_tensor_binary(cr_tensor **out, cr_binary op, const cr_tensor *a, const cr_tensor *b);
 
@@ -961,6 +1005,7 @@ typedef enum cr_reduction {
     CR_REDUCTION_COUNT
 } cr_reduction;
 
+/* "sum"; NULL when there is no such reduction. */
 CR_API const char *cr_reduction_name(cr_reduction op);
 
 /* Over one axis or CR_ALL_AXES; with `keep` the axes stay with size 1. */
