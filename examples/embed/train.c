@@ -105,7 +105,8 @@ int main(int argc, char **argv)
     cr_model *model = NULL;
     cr_session *session = NULL;
     cr_datum datums[ROWS] = {{0}};
-    cr_adam_params adam = {2e-3, 0.9, 0.999, 1e-8, 0, 1};
+    cr_adam_params adam = {
+        .lr = 2e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .max_grad_norm = 1};
 
     TRY(cr_model_open(&model, argv[1]));
     const cr_tokenizer *tokenizer = cr_model_tokenizer(model);

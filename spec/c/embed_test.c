@@ -255,7 +255,8 @@ static void *train(void *argument)
     trainer *self = argument;
     static const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
     cr_datum datum = {.tokens = tokens, .count = sizeof tokens / sizeof *tokens};
-    cr_adam_params adam = {1e-2, 0.9, 0.999, 1e-8, 0, 1};
+    cr_adam_params adam = {
+        .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .max_grad_norm = 1};
     cr_session_config config = cr_session_config_default();
     config.threads = 2;
     cr_session *session = NULL;

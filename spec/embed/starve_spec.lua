@@ -39,7 +39,7 @@ describe("an allocator that refuses once", function()
   end)
 
   it("while a session of the library is made, steps, is saved, samples and ends", function()
-    local stride = hosts.sanitized and "7" or "1"
+    local stride = hosts.sanitized and "13" or "3"
     local found = starve("phases", "spec/embed/starve_tree.lua", stride, "lua", hosts.model, temp.folder())
     for _, name in ipairs { "creation", "step", "step of a loss in Lua", "checkpoint", "sample" } do
       assert.is_true(found[name].errors > 3, name)

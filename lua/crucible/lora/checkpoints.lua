@@ -44,23 +44,25 @@ local function seal(folder, state)
   return fs.write_file(paths.join(folder, checkpoints.state_file), json.encode_pretty(state))
 end
 
+local function remove_if_there(path)
+  if not paths.stat(path) then return true end
+  return fs.remove_tree(path)
+end
+
 -- Puts `from` at `to`. A folder already there is kept aside until the new one stands, so that a
--- kill between the two renames loses nothing: `recover` puts it back.
+-- kill between the two renames loses nothing: `recover` puts it back. One that was left aside by a save
+-- that failed after its own stood is older than both.
 local function replace(from, to, aside)
   local steps = {
     function() return fs.rename(from, to) end,
     function() return fs.sync_folder(paths.dirname(to)) end,
+    function() return remove_if_there(aside) end,
   }
   if paths.stat(to) then
-    table.insert(steps, 1, function() return fs.rename(to, aside) end)
-    table.insert(steps, function() return fs.remove_tree(aside) end)
+    table.insert(steps, 1, function() return remove_if_there(aside) end)
+    table.insert(steps, 2, function() return fs.rename(to, aside) end)
   end
   return in_order(steps)
-end
-
-local function remove_if_there(path)
-  if not paths.stat(path) then return true end
-  return fs.remove_tree(path)
 end
 
 --- Writes a checkpoint: `fill(folder)` writes its files into a folder that no reader looks at,
