@@ -128,11 +128,13 @@ local function boundary(self, place)
   return 0
 end
 
--- Whether a state saved at a place of the journal is one to go back to: not behind an update that nobody has found
--- good yet, nor with gradients pending, which some servers save along and others do not.
+-- Whether a state saved at a place of the journal is one to go back to: not behind an operation whose result is still
+-- to come or an update that nobody has found good yet, nor with gradients pending, which some servers save along and
+-- others do not.
 local function is_base(self, place)
   for i = 1, place do
-    if self.journal[i].unconfirmed then return false end
+    local op = self.journal[i]
+    if op.unconfirmed or op.future.state == "pending" then return false end
   end
   for i = boundary(self, place) + 1, place do
     if self.journal[i].kind == "forward_backward" then return false end
@@ -143,7 +145,6 @@ end
 -- A saved state: what came before it need not be done again.
 local function advance_base(self, op)
   local place = place_of(self.journal, op)
-  if not place or not is_base(self, place) then return end
   self.base = op.future.value
   self.journal = table.move(self.journal, place + 1, #self.journal, 1, {})
   self.rescue:well()
@@ -153,21 +154,28 @@ local function advance_base(self, op)
   end
 end
 
+-- The last state that may be gone back to by now.
+local function find_base(self)
+  for i = #self.journal, 1, -1 do
+    local one = self.journal[i]
+    if one.kind == "save_weights" and one.future.state == "done" and is_base(self, i) then
+      return advance_base(self, one)
+    end
+  end
+end
+
 --- An update was found good: states saved behind it may be gone back to.
 ---@param op crucible.tinker.Operation
 function Lane:confirm(op)
   op.unconfirmed = nil
-  for i = #self.journal, 1, -1 do
-    local one = self.journal[i]
-    if one.kind == "save_weights" and one.future.state == "done" then advance_base(self, one) end
-  end
+  find_base(self)
 end
 
 local function note_done(self, op, value)
   local first = op.future.state == "pending"
   op.future:resolve(value)
-  if op.kind == "save_weights" then return advance_base(self, op) end
   if first and op.kind == "optim_step" then self.rescue:well() end
+  find_base(self)
 end
 
 local function stop_poll(op)
@@ -280,13 +288,26 @@ local function start_recovery(self)
   table.move(self.queue, 1, #self.queue, #list + 1, list)
   self.queue, self.journal, self.dirty = list, {}, false
   self.recoveries, self.caution = self.recoveries + 1, CAUTION
-  if self.base then load_first(self, self.base, true) end
-  if self.lost_model or not self.base then
+  local load = self.pending_load
+  self.pending_load = nil
+  if load then
+    table.insert(self.queue, 1, load)
+  elseif self.base then
+    load_first(self, self.base, true)
+  end
+  if self.lost_model or not self.base and not load then
     self.lost_model = nil
     recreate(self)
   else
     self:pump()
   end
+end
+
+-- A load that a recovery begins with instead of its own.
+local function keep_load(self, op)
+  stop_poll(op)
+  op.seq, op.accepted, op.repeated = nil, nil, nil
+  self.pending_load = op
 end
 
 -- After a pause, unless this has been tried too often without getting any further.
@@ -297,6 +318,7 @@ local function recover(self, op, reason)
     self.base or "of the beginning", #self.journal))
   for _, one in ipairs(self.journal) do stop_poll(one) end
   self.sending[op] = nil
+  if op.loads then keep_load(self, op) end
   self.paused, self.dirty = true, true
   self.client.loop:after(seconds, function()
     self.paused = false
@@ -337,33 +359,42 @@ local function pause(self, op, attempts, reason)
   end)
 end
 
--- The server counts otherwise than we do. When the operation was sent before, that tells that it was done.
+local function alters_later(self, op)
+  for i = (place_of(self.journal, op) or 0) + 1, #self.journal do
+    if self.journal[i].alters then return true end
+  end
+  return false
+end
+
+-- The server counts otherwise than we do. A number that it has passed tells that the operation was done when it was
+-- first sent; its result is lost, which matters to all but loads.
 local function settle_conflict(self, op, conflict)
-  self.seq = conflict.expected
-  local reason = op.repeated and "it had been done, but the answer was lost"
+  local passed = conflict.expected > conflict.got
+  self.seq = passed and math.max(self.seq, conflict.expected) or conflict.expected
+  if passed and op.loads then
+    self.sending[op], op.accepted = nil, true
+    note_done(self, op, {})
+    return self:pump()
+  end
+  local reason = passed and "it had been done, but the answer was lost"
     or ("the server expects seq_id %d, not %d"):format(conflict.expected, conflict.got)
-  if op.alters and not op.loads then return recover(self, op, reason) end
+  if op.alters or alters_later(self, op) then return recover(self, op, reason) end
   pause(self, op, self.rescue, reason)
 end
 
--- A load that is not permitted any more is the first request of a new model.
+-- A load that is not permitted any more is the first request of a new model, and what followed it follows there.
 local function load_elsewhere(self, op, verdict)
   if op.seq == 1 then return fail(self, op, verdict) end
-  requeue(self, op)
-  recreate(self)
+  self.sending[op] = nil
+  keep_load(self, op)
+  self.lost_model, self.dirty = true, true
+  self:pump()
 end
 
 local function lose_model(self, op, verdict)
   if op.loads then return load_elsewhere(self, op, verdict) end
   self.lost_model = true
   recover(self, op, verdict.message)
-end
-
-local function alters_later(self, op)
-  for i = (place_of(self.journal, op) or 0) + 1, #self.journal do
-    if self.journal[i].alters then return true end
-  end
-  return false
 end
 
 -- The server knows no such future: what changed nothing, and nothing after it, is asked for anew.
@@ -492,7 +523,7 @@ end
 --- Sends what may be sent now. What is in doubt is mended first, when nothing is on its way any more.
 function Lane:pump()
   if self.paused or self.client.closed then return end
-  if self.dirty and (#self.queue > 0 or has_pending(self)) then
+  if self.dirty and (#self.queue > 0 or self.pending_load or has_pending(self)) then
     if not next(self.sending) then start_recovery(self) end
     return
   end
