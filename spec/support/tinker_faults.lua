@@ -53,7 +53,7 @@ function faults.start(options)
   local given = {}
   for name, value in pairs(options) do given[name] = value end
   given.target = options.target.port
-  local pipe, pid, port = standin.run("spec/support/tinker_fault_proxy.lua", given)
+  local pipe, pid, port = standin.run("tinker_fault_proxy.lua", given)
   return setmetatable({ pipe = pipe, pid = pid, port = port, url = ("http://127.0.0.1:%d"):format(port) }, Faults)
 end
 

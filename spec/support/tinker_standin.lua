@@ -90,9 +90,12 @@ end
 
 local standin = {}
 
---- What the server's interpreter needs from this one's environment is there: both run the build under test.
+local folder = debug.getinfo(1, "S").source:match "^@(.*)tinker_standin%.lua$"
+
+-- The process finds its modules where this one does: both run the build under test.
 local function command(program, file)
-  return ("echo $$; exec lua5.4 %s %s"):format(program, shell.quote(file))
+  return ("unset LUA_PATH_5_4 LUA_CPATH_5_4; echo $$; LUA_PATH=%s LUA_CPATH=%s exec lua5.4 %s %s"):format(
+    shell.quote(package.path), shell.quote(package.cpath), shell.quote(folder .. program), shell.quote(file))
 end
 
 --- Runs a program of this folder that prints its port; pipe, pid, port.
@@ -112,7 +115,7 @@ function standin.start(options)
   if not pcall(require, "socket") then return nil end
   local given = { folder = temp.folder(), path = require("spec.support.tiny_model").path }
   for name, value in pairs(options or {}) do given[name] = value end
-  local pipe, pid, port = standin.run("spec/support/tinker_server.lua", given)
+  local pipe, pid, port = standin.run("tinker_server.lua", given)
   return setmetatable({ pipe = pipe, pid = pid, port = port, url = ("http://127.0.0.1:%d"):format(port),
     folder = given.folder, key = given.key }, Standin)
 end
