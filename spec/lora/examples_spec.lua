@@ -51,6 +51,17 @@ describe("the example", function()
     end)
   end
 
+  it("remote.lua runs", function()
+    local server = require("spec.support.tinker_standin").start { kind = "hatchery", alpha_by_rank = 2 }
+    if not server then return pending "LuaSocket is not installed" end
+    local text, ended_well = run(("TINKER_BASE_URL=%s lua5.4 examples/remote.lua %s --remote-model tiny --steps 2 "
+      .. "--limit 20 --limit-dev 2 --max-length 200 --runs %s"):format(server.url, tiny, temp.folder()))
+    server:stop()
+    assert.is_true(ended_well, text)
+    expect_parts(text, { "lora_dropout: the config says 0.05, the server has 0", "20 rows",
+      "dev of scifact, 2 rows: accuracy ", "run folder: " })
+  end)
+
   it("custom_loss.lua runs", function()
     local text, ended_well = run(("lua5.4 examples/custom_loss.lua %s 2 %s"):format(tiny, temp.folder()))
     assert.is_true(ended_well, text)

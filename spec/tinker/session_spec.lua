@@ -1,5 +1,6 @@
 -- What a remote session refuses before anything is sent, futures, steps under way at once, and the key.
 local expect = require "spec.support.expect"
+local faults = require "spec.support.tinker_faults"
 local fs = require "crucible.fs"
 local lora = require("crucible").lora
 local remote = require "spec.support.remote_sessions"
@@ -120,6 +121,46 @@ describe("a remote session", function()
       end
     end)
   end
+
+  it_serves("hatchery", "has slopes of any loss where the server's mean is over tokens", function(server)
+    local config = { lora_alpha = 8 }
+    local session <close> = assert(remote.session(server, { config = config, seed = 5 }))
+    local twin <close> = remote.twin { config = config, seed = 5 }
+    local squared = { name = "squared", outputs = { "logprobs" }, compute = function(predictions, targets)
+      local loss = 0
+      for i in ipairs(targets) do loss = loss + (predictions.logprobs[i] ^ 2):sum() end
+      return { loss = loss }
+    end }
+    for _ = 1, 4 do
+      local ours = assert(twin:forward_backward(batch, squared))
+      local theirs = assert(session:forward_backward(batch, squared))
+      assert.is_true(math.abs(ours.loss - theirs.loss) < 1e-4 * math.abs(ours.loss))
+      local here, there = assert(twin:optim_step()), assert(session:optim_step())
+      assert.is_true(math.abs(here.grad_norm - there.grad_norm) < 1e-4 * here.grad_norm)
+    end
+  end)
+
+  it_serves("hosted", "submits a step's requests together where the server goes by number", function(server)
+    local proxy = faults.start { target = server, stall = 0.1, plan = {
+      ["POST /api/v1/forward_backward"] = { "ok", "reset", "ok", "after:502", "half" },
+      ["POST /api/v1/optim_step"] = { "ok", "ok", "stall_after", "reset_after" },
+    } }
+    local target = { url = proxy.url, base_model = server.base_model }
+    local session = assert(remote.session(target, { seed = 5, order = "number", repeats = "deduplicated",
+      chunk_rows = 1, pipeline = 3 }))
+    local twin <close> = remote.twin { seed = 5 }
+    assert.equal(16, session.lane.most)
+    local tickets, params = {}, lora.config.adam_params(twin.config)
+    for step = 1, 5 do tickets[step] = assert(session:begin_step({ batch }, "cross_entropy", { params = params })) end
+    for _, ticket in ipairs(tickets) do
+      local found = assert(ticket:wait())
+      assert.is_true(math.abs(assert(twin:forward_backward(batch)).loss - found.results[1].loss) < 1e-5)
+      assert(twin:optim_step(params))
+    end
+    assert.same({}, session.incidents)
+    session:close()
+    proxy:stop()
+  end)
 
   it_serves("hosted", "sends batches in chunks that change nothing", function(server)
     local session <close> = assert(remote.session(server, { chunk_rows = 1, seed = 5 }))
