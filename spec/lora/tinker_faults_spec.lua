@@ -93,7 +93,7 @@ describe("the remote engine behind a proxy that goes wrong", function()
     end)
   end
 
-  for _, kind in ipairs { "hosted", "skyrl" } do
+  for _, kind in ipairs { "hosted", "skyrl", "tuft" } do
     it_serves("#slow applies 100 steps exactly once through 200 faults, on " .. kind, function()
       start_proxy(kind, { random = { seed = 11, share = 0.4, most = 200, kinds = faults.passing }, stall = 0.02 })
       local session <close> = assert(open(kind, proxy.url, { patience = 60, retries = 60 }))

@@ -2,7 +2,6 @@
 -- unless CRUCIBLE_SERVERS asks for them: scripts/test --servers.
 local core = require "crucible.core"
 local crucible = require "crucible"
-local fs = require "crucible.fs"
 local json = require "crucible.json"
 local real_server = require "spec.support.real_server"
 local remote = require "spec.support.remote"
@@ -15,9 +14,8 @@ local lora = crucible.lora
 local kinds = {
   hatchery = {
     alpha = 8, custom = true, lists = false,
-    adapter = function(server)
-      local names = fs.list(server.folder .. "/adapters")
-      return ("%s/adapters/%s"):format(server.folder, names[#names])
+    adapter = function(server, session)
+      return ("%s/adapters/sess_%s"):format(server.folder, (session:describe().remote.model_id:gsub("-", "_")))
     end,
   },
   skyrl = {
