@@ -25,7 +25,7 @@ describe("the remote engine behind a proxy that goes wrong", function()
   setup(function()
     servers = {}
     for kind, known in pairs(kinds) do
-      servers[kind] = standin.start { kind = kind, alpha = known.alpha, poll_seconds = 0.2 }
+      servers[kind] = standin.start { kind = kind, alpha = known.alpha, poll_seconds = 0.2, idle_seconds = 1800 }
     end
   end)
   teardown(function()

@@ -223,6 +223,23 @@ describe("a remote session", function()
     assert.equal(4, steps)
   end)
 
+  it_serves("hosted", "ends what it waits for when it is cancelled, and goes on afterwards", function(server)
+    local session
+    local turns = 0
+    local function host()
+      turns = turns + 1
+      if session and turns > 3 then session:cancel() end
+    end
+    session = assert(remote.session(server, { yield = host, poll_timeout = 5 }))
+    turns = 0
+    expect.fails("cancelled", "cancelled", session:forward_backward(batch))
+    assert.is_true(session:cancelled())
+    assert.is_false(session:cancelled())
+    turns = -math.huge
+    assert(session:forward(batch))
+    session:close()
+  end)
+
   it_serves("hosted", "has the next step under way while one is computed", function(server)
     local function run(pipeline)
       local session <close> = assert(remote.session(server, { pipeline = pipeline, seed = 2, runs = temp.folder() }))

@@ -63,7 +63,7 @@ adapter.session_methods = {
   { name = "close", doc = "() releases everything; safe to call twice" },
 }
 
---- What a session may offer besides.
+--- What a session may offer besides; `incidents` too, a list of texts: what went wrong on the way and was mended.
 ---@type crucible.lora.adapter.Member[]
 adapter.optional_methods = {
   { name = "check_loss", doc = "(loss, datums) raises before step 1 for a loss that the engine cannot train with" },

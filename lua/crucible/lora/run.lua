@@ -717,7 +717,9 @@ local function best_path(self)
 end
 
 function Run:results_of(status, reason)
+  local incidents = self.session.incidents
   return {
+    incidents = incidents and #incidents > 0 and json.array(incidents) or nil,
     status = status, reason = reason, total_steps = self.state.step, skipped_steps = self.state.skipped,
     metrics = self:metrics(), epochs = self.epochs_done, evaluations = self.evaluations, run_dir = self.folder.path,
     gate = self.plan.gate, checkpoints = checkpoints.list(self.folder.checkpoints) or {}, best = self.state.best,

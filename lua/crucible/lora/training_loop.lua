@@ -298,7 +298,8 @@ end
 --- Trains a session on a data set (a name, a path or a table of rows) and returns total_steps,
 --- skipped_steps, metrics, epochs (mean losses), evaluations, checkpoints, best_checkpoint (a
 --- path), best (name, step, metric, value), run_dir, gate, seconds, status ("finished", "stopped",
---- "interrupted"), reason, exit_code (130 when interrupted). Options: training_loop.help().
+--- "interrupted"), reason, exit_code (130 when interrupted), incidents (what a remote engine met and mended).
+--- Options: training_loop.help().
 ---
 --- The final state is always saved. A step with a loss or gradient that is not finite is skipped
 --- and counted; three in a row end the run with code "nonfinite". When a run fails the fourth

@@ -60,9 +60,11 @@ local function check_open(self)
   if self.closed then errors.raise("%s is closed", tostring(self)) end
 end
 
--- A signal watcher that is to cancel this session's calls, or a call of cancel().
+-- A signal watcher that is to cancel this session's calls, or a call of cancel(), which ends one wait.
 function Session:stop_asked()
-  return self.cancel_wanted or self.watcher ~= nil and self.watcher:pending() ~= nil
+  local asked = self.wait_cancelled
+  self.wait_cancelled = false
+  return asked or self.watcher ~= nil and self.watcher:pending() ~= nil
 end
 
 --- Signals cancel what this session waits for while a watcher is set: crucible.signals calls it.
@@ -145,7 +147,11 @@ function Session:forward_backward(batch, loss_fn, options)
   check_open(self)
   local pending, message, code = begin_pass(self, batch, loss_fn, given)
   if not pending then return nil, message, code end
-  return now_or_later(pending, given.async)
+  if given.async then return pending end
+  local result
+  result, message, code = pending:wait()
+  if code == "cancelled" then self:zero_gradients() end -- as after a failure of the engine
+  return result, message, code
 end
 
 local LEAST_RATE = 1e-30 -- some servers refuse 0
@@ -212,7 +218,14 @@ local optim_options = schema.new("session:optim_step", {
 function Session:optim_step(adam_params, options)
   local given = optim_options:resolve(options)
   check_open(self)
-  return now_or_later((begin_update(self, adam_params or config.adam_params(self.config))), given.async)
+  local pending, operations = begin_update(self, adam_params or config.adam_params(self.config))
+  if given.async then return pending end
+  local result, message, code = pending:wait()
+  if code == "cancelled" then -- whatever has become of it, it was not done
+    self.steps = self.steps - 1
+    self.lane:undo(operations, "an update was cancelled")
+  end
+  return result, message, code
 end
 
 --- Drops the gradients added so far.
@@ -593,7 +606,7 @@ function Session:describe()
 end
 
 --- Ends what this session waits for, which then returns nil, message, "cancelled".
-function Session:cancel() self.cancel_wanted = true end
+function Session:cancel() self.cancel_wanted, self.wait_cancelled = true, true end
 
 --- Whether cancel() was called since this was last asked.
 ---@return boolean
