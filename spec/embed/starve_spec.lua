@@ -42,7 +42,7 @@ describe("an allocator that refuses once", function()
     local stride = hosts.sanitized and "13" or "3"
     local found = starve("phases", "spec/embed/starve_tree.lua", stride, "lua", hosts.model, temp.folder())
     for _, name in ipairs { "creation", "step", "step of a loss in Lua", "checkpoint", "sample" } do
-      assert.is_true(found[name].errors > 3, name)
+      assert.is_true(found[name].errors > 0, name)
     end
   end)
 end)
