@@ -1,6 +1,7 @@
 -- A session of the local engine: one base model, one lora, its optimiser state and its random
 -- numbers, over crucible.core.
 local checkpoints = require "crucible.lora.checkpoints"
+local choice_lists = require "crucible.lora.choices"
 local errors = require "crucible.errors"
 local experiment = require "crucible.lora.experiment"
 local fs = require "crucible.fs"
@@ -215,34 +216,6 @@ end
 
 -- ---- sampling ------------------------------------------------------------------------------
 
--- Ids of each choice after a prompt; the seam's space is added where the prompt is text.
-local function choice_ids(self, prompt, choices)
-  local ids = {}
-  for c, choice in ipairs(choices) do
-    if type(choice) == "table" then
-      ids[c] = choice
-    elseif type(prompt) == "string" then
-      ids[c] = self.tokenizer:answer(prompt, choice)
-    else
-      ids[c] = self.tokenizer:encode(choice)
-    end
-  end
-  return ids
-end
-
--- Ids of the choices after each prompt: one list of choices for all prompts, or a list for each.
-local function continuations_of(self, caller, prompts, choices)
-  local each = type(choices[1]) == "table" and type(choices[1][1]) ~= "number"
-  if each and #choices ~= #prompts then
-    errors.raise("%s: %d prompts and %d lists of choices", caller, #prompts, #choices)
-  end
-  local continuations = {}
-  for i, prompt in ipairs(prompts) do
-    continuations[i] = choice_ids(self, prompt, each and choices[i] or choices)
-  end
-  return continuations
-end
-
 --- A completion for each prompt (texts or lists of ids; a single text is one prompt). Parameters
 --- as lora.sampling_params takes them. `on_token` hears each token as it comes and may return false to end
 --- its row. Fails with
@@ -264,7 +237,7 @@ function Session:sample(prompts, params, on_token, choices)
   end
   local ids = {}
   for i, prompt in ipairs(prompts) do ids[i] = self.tokenizer:prompt_ids(prompt) end
-  local continuations = choices and continuations_of(self, "session:sample", prompts, choices)
+  local continuations = choices and choice_lists.ids(self.tokenizer, "session:sample", prompts, choices)
   return generation.sample(self, ids, experiment.sampling_params(params), on_token, continuations)
 end
 
@@ -281,7 +254,7 @@ local score_options = schema.new("session:score", {
 ---@return number[][]? scores, string? message, string? code
 function Session:score(prompts, choices, options)
   local given = score_options:resolve(options)
-  local continuations = continuations_of(self, "session:score", prompts, choices)
+  local continuations = choice_lists.ids(self.tokenizer, "session:score", prompts, choices)
   local ids = {}
   for i, prompt in ipairs(prompts) do ids[i] = self.tokenizer:prompt_ids(prompt) end
   if #ids == 0 then return {} end

@@ -1,6 +1,7 @@
 -- A session on a server of the Tinker API: one model there, with its lora, gradients and moments, behind
 -- lora.adapter's contract.
 local checkpoints = require "crucible.lora.checkpoints"
+local choice_lists = require "crucible.lora.choices"
 local config = require "crucible.lora.config"
 local errors = require "crucible.errors"
 local experiment = require "crucible.lora.experiment"
@@ -323,33 +324,6 @@ Session.gradients = no_gradients "gradients"
 
 -- ---- sampling ------------------------------------------------------------------------------
 
--- Ids of the choices after a prompt; the seam's space is added where the prompt is text.
-local function choice_ids(self, prompt, choices)
-  local ids = {}
-  for c, choice in ipairs(choices) do
-    if type(choice) == "table" then
-      ids[c] = choice
-    elseif type(prompt) == "string" then
-      ids[c] = self.tokenizer:answer(prompt, choice)
-    else
-      ids[c] = self.tokenizer:encode(choice)
-    end
-  end
-  return ids
-end
-
-local function continuations_of(self, caller, prompts, choices)
-  local each = type(choices[1]) == "table" and type(choices[1][1]) ~= "number"
-  if each and #choices ~= #prompts then
-    errors.raise("%s: %d prompts and %d lists of choices", caller, #prompts, #choices)
-  end
-  local continuations = {}
-  for i, prompt in ipairs(prompts) do
-    continuations[i] = choice_ids(self, prompt, each and choices[i] or choices)
-  end
-  return continuations
-end
-
 local function prompt_ids(self, prompts)
   local ids = {}
   for i, prompt in ipairs(prompts) do ids[i] = self.tokenizer:prompt_ids(prompt) end
@@ -407,7 +381,7 @@ function Session:sample(prompts, params, on_token, choices)
     errors.raise("session:sample: on_token must be a function, got %s", schema.show(on_token))
   end
   local ids, given = prompt_ids(self, prompts), experiment.sampling_params(params)
-  local continuations = choices and continuations_of(self, "session:sample", prompts, choices)
+  local continuations = choices and choice_lists.ids(self.tokenizer, "session:sample", prompts, choices)
   if #ids == 0 then return {} end
   local completions, message, code = sampling.sample(self, ids, given, on_token)
   if not completions or not continuations then return completions, message, code end
@@ -431,7 +405,7 @@ function Session:score(prompts, choices, options)
   local given = score_options:resolve(options)
   check_open(self)
   if #prompts == 0 then return {} end
-  local continuations = continuations_of(self, "session:score", prompts, choices)
+  local continuations = choice_lists.ids(self.tokenizer, "session:score", prompts, choices)
   return score_ids(self, prompt_ids(self, prompts), continuations, given.base)
 end
 
