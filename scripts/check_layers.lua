@@ -21,6 +21,7 @@ local ALSO_SEES = {
   ["csrc/bind/json.c"] = "file",
   ["csrc/bind/rows.c"] = "file",
   ["csrc/bind/tinker.c"] = "net",
+  ["csrc/bind/gguf.c"] = "file",
 }
 
 -- System headers and calls that belong to one place. `only`: folders or files that may.
@@ -72,6 +73,7 @@ local CORE_USERS = {
   ["lua/crucible/tensor/graph.lua"] = true,
   ["lua/crucible/tokenizer.lua"] = true,
   ["lua/crucible/fs.lua"] = true,
+  ["lua/crucible/gguf.lua"] = true,
 }
 
 -- ---- reading ------------------------------------------------------------------------------------

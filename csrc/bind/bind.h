@@ -245,6 +245,14 @@ int bind_session_share(lua_State *L);
 int bind_session_generate(lua_State *L); /* generation.c */
 int bind_session_score(lua_State *L);
 int bind_tokenizer_constraint(lua_State *L); /* constraint.c */
+int bind_session_save_gguf_adapter(lua_State *L); /* export.c */
+int bind_session_load_gguf_adapter(lua_State *L);
+int bind_session_merge_to_gguf(lua_State *L);
+int bind_session_merge_to_folder(lua_State *L);
+int bind_session_digest(lua_State *L);
+int bind_session_logit_difference(lua_State *L);
+int bind_read_gguf(lua_State *L);        /* gguf.c */
+int bind_set_gguf_number(lua_State *L);
 int bind_encoder_open(lua_State *L);     /* encoder.c */
 int bind_open_http(lua_State *L);        /* http.c */
 int bind_open_rows(lua_State *L);            /* rows.c */

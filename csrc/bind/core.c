@@ -52,6 +52,9 @@ static const luaL_Reg functions[] = {
     /* tinker.c */
     {"tinker_encode", bind_tinker_encode},
     {"tinker_decode", bind_tinker_decode},
+    /* gguf.c */
+    {"read_gguf", bind_read_gguf},
+    {"set_gguf_number", bind_set_gguf_number},
     {NULL, NULL},
 };
 

@@ -19,6 +19,7 @@
 #include "math/head.h"
 #include "math/norm.h"
 #include "math/persistence.h"
+#include "math/quantize.h"
 #include "math/rope.h"
 #include "train/adamw.h"
 
@@ -290,6 +291,26 @@ static int expand(lua_State *L)
     cr_dtype_expand(values, type, bytes, get_size(L, "first"), count);
     bind_push_floats(L, values, count);
     return 1;
+}
+
+/* { type, values } → bytes; nil and "not finite" or "too large". */
+static int quantize(lua_State *L)
+{
+    const cr_dtype_info *type = get_type(L);
+    const size_t count = list_length(L, "values");
+    const float *values = get_floats(L, "values", count);
+    size_t size;
+    if (!cr_dtype_row_bytes(type, count, &size))
+        return luaL_error(L, "values: %d do not fill blocks of %s", (int)count, type->name);
+    void *bytes = new_block(L, size);
+    const cr_quantized found = cr_quantize_row(bytes, type, values, count);
+    if (found == CR_QUANTIZED) {
+        lua_pushlstring(L, bytes, size);
+        return 1;
+    }
+    luaL_pushfail(L);
+    lua_pushstring(L, found == CR_QUANTIZED_TOO_LARGE ? "too large" : "not finite");
+    return 2;
 }
 
 static int f16_to_f32(lua_State *L)
@@ -898,6 +919,7 @@ const luaL_Reg bind_debug_math_functions[] = {
     {"kernels", kernel_names},
     {"types", types},
     {"expand", expand},
+    {"quantize", quantize},
     {"f16_to_f32", f16_to_f32},
     {"f32_to_f16", f32_to_f16},
     {"bf16_to_f32", bf16_to_f32},

@@ -2,6 +2,7 @@
 #include "bind/bind.h"
 
 #include <stddef.h>
+#include <string.h>
 
 int bind_model_open(lua_State *L)
 {
@@ -67,6 +68,44 @@ static int model_info(lua_State *L)
     return 1;
 }
 
+static void push_stored(lua_State *L, const cr_stored_tensor *tensor)
+{
+    lua_createtable(L, 0, 4);
+    lua_pushlstring(L, tensor->name, tensor->name_length);
+    lua_setfield(L, -2, "name");
+    lua_pushstring(L, tensor->type);
+    lua_setfield(L, -2, "type");
+    set_integer(L, "bytes", tensor->bytes);
+    lua_createtable(L, tensor->dims, 0);
+    for (int i = 0; i < tensor->dims; i++) {
+        lua_pushinteger(L, (lua_Integer)tensor->shape[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_setfield(L, -2, "shape");
+}
+
+static int model_tensors(lua_State *L)
+{
+    bind_check(L, 1, &bind_model_class);
+    const size_t count = cr_model_stored_count(bind_core(L, 1, &bind_model_class));
+    lua_Integer found = 0;
+    lua_settop(L, 1);
+    lua_createtable(L, (int)count, 0);
+    for (size_t i = 0; i < count; i++) {
+        /* An allocation may have run a finalizer that closed the model. */
+        cr_stored_tensor tensor;
+        if (!cr_model_stored(bind_core(L, 1, &bind_model_class), i, &tensor))
+            continue;
+        char name[256]; /* a copy for the same reason */
+        tensor.name_length = tensor.name_length < sizeof name ? tensor.name_length : sizeof name;
+        memcpy(name, tensor.name, tensor.name_length);
+        tensor.name = name;
+        push_stored(L, &tensor);
+        lua_rawseti(L, 2, ++found);
+    }
+    return 1;
+}
+
 static int model_tostring(lua_State *L)
 {
     bind_handle *handle = bind_test(L, 1, &bind_model_class);
@@ -83,6 +122,7 @@ static int model_tostring(lua_State *L)
 
 static const luaL_Reg methods[] = {
     {"info", model_info},
+    {"tensors", model_tensors},
     {"tokenizer", bind_model_tokenizer},
     {"session", bind_model_session},
     {"close", model_close},

@@ -445,6 +445,13 @@ static const luaL_Reg methods[] = {
     /* generation.c */
     {"generate", bind_session_generate},
     {"score", bind_session_score},
+    /* export.c */
+    {"save_gguf_adapter", bind_session_save_gguf_adapter},
+    {"load_gguf_adapter", bind_session_load_gguf_adapter},
+    {"merge_to_gguf", bind_session_merge_to_gguf},
+    {"merge_to_folder", bind_session_merge_to_folder},
+    {"digest", bind_session_digest},
+    {"logit_difference", bind_session_logit_difference},
     {NULL, NULL},
 };
 

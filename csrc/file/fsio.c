@@ -292,6 +292,30 @@ int cr_append_file(const char *path, const void *bytes, size_t size)
     return code;
 }
 
+static int patch_descriptor(int fd, const char *path, uint64_t offset, const void *bytes,
+                            size_t size)
+{
+    ssize_t written;
+    do
+        written = pwrite(fd, bytes, size, (off_t)offset);
+    while (written < 0 && errno == EINTR);
+    if (written < 0)
+        return cr_fail_system(path, "write");
+    if ((size_t)written < size)
+        return cr_fail(CR_EIO, "%s: cannot write: %zd of %zu bytes fitted", path, written, size);
+    return sync_descriptor(fd) == 0 ? CR_OK : cr_fail_system(path, "sync");
+}
+
+int cr_patch_file(const char *path, uint64_t offset, const void *bytes, size_t size)
+{
+    int fd = open_retrying(path, O_WRONLY, 0);
+    if (fd < 0)
+        return cr_fail_system(path, "open for writing");
+    int code = patch_descriptor(fd, path, offset, bytes, size);
+    close(fd);
+    return code;
+}
+
 /* ---- folders --------------------------------------------------------------- */
 
 static int make_one_folder(const char *path)

@@ -32,6 +32,9 @@ void cr_writer_discard(cr_writer *writer); /* closes and removes the temporary f
 /* One write at the end of the file, created when absent: lines of several processes do not mix. */
 int cr_append_file(const char *path, const void *bytes, size_t size);
 
+/* Overwrites bytes inside a file and syncs it: for a draft that nobody else has open. */
+int cr_patch_file(const char *path, uint64_t offset, const void *bytes, size_t size);
+
 int cr_make_folder(const char *path);                 /* with parents; existing is fine */
 int cr_sync_folder(const char *path);
 int cr_rename(const char *from, const char *to);      /* replaces; syncs to's folder */

@@ -13,33 +13,18 @@
 
 #include "file/fsio.h"
 
-enum { /* GGUF's value types */
-       TYPE_U8,
-       TYPE_I8,
-       TYPE_U16,
-       TYPE_I16,
-       TYPE_U32,
-       TYPE_I32,
-       TYPE_F32,
-       TYPE_BOOL,
-       TYPE_STRING,
-       TYPE_ARRAY,
-       TYPE_U64,
-       TYPE_I64,
-       TYPE_F64,
-       TYPE_COUNT
-};
+enum { TYPE_COUNT = CR_GGUF_F64 + 1 };
 
 /* Bytes of a value; of a string, its shortest form. */
 static const struct {
     const char *name;
     size_t bytes;
 } value_types[TYPE_COUNT] = {
-    [TYPE_U8] = {"u8", 1},       [TYPE_I8] = {"i8", 1},     [TYPE_U16] = {"u16", 2},
-    [TYPE_I16] = {"i16", 2},     [TYPE_U32] = {"u32", 4},   [TYPE_I32] = {"i32", 4},
-    [TYPE_F32] = {"f32", 4},     [TYPE_BOOL] = {"bool", 1}, [TYPE_STRING] = {"string", 8},
-    [TYPE_ARRAY] = {"array", 0}, [TYPE_U64] = {"u64", 8},   [TYPE_I64] = {"i64", 8},
-    [TYPE_F64] = {"f64", 8},
+    [CR_GGUF_U8] = {"u8", 1},       [CR_GGUF_I8] = {"i8", 1},     [CR_GGUF_U16] = {"u16", 2},
+    [CR_GGUF_I16] = {"i16", 2},     [CR_GGUF_U32] = {"u32", 4},   [CR_GGUF_I32] = {"i32", 4},
+    [CR_GGUF_F32] = {"f32", 4},     [CR_GGUF_BOOL] = {"bool", 1}, [CR_GGUF_STRING] = {"string", 8},
+    [CR_GGUF_ARRAY] = {"array", 0}, [CR_GGUF_U64] = {"u64", 8},   [CR_GGUF_I64] = {"i64", 8},
+    [CR_GGUF_F64] = {"f64", 8},
 };
 
 #define KEY_BYTES_LEAST (8 + 4 + 1)
@@ -54,6 +39,7 @@ typedef struct key {
     uint32_t element;           /* of an array */
     size_t count;               /* of an array */
     const unsigned char *value; /* in the file: the scalar, a string's bytes, or the elements */
+    cr_text entry;              /* in the file: all of it */
     const void *elements;       /* strings: cr_text[count]; f32, i32, u32: aligned values */
 } key;
 
@@ -63,6 +49,7 @@ typedef struct tensor_entry {
 } tensor_entry;
 
 struct cr_gguf {
+    const unsigned char *bytes;
     cr_mapping mapping; /* of cr_gguf_open */
     char *path;         /* or NULL */
     key *keys;          /* sorted by name */
@@ -213,14 +200,14 @@ static int parse_array(cursor *c, key *k)
 {
     char buffer[24];
     CR_TRY(read_u32(c, &k->element, "an array's type"));
-    if (k->element == TYPE_ARRAY)
+    if (k->element == CR_GGUF_ARRAY)
         return cr_fail(CR_EUNSUPPORTED, "arrays of arrays are not supported");
     if (k->element >= TYPE_COUNT)
         return cr_fail(CR_EFORMAT, "an array of unknown value %s", type_name(k->element, buffer));
     const size_t bytes = value_types[k->element].bytes;
     CR_TRY(read_count(c, &k->count, bytes, "array elements"));
     k->value = c->bytes + c->at;
-    if (k->element == TYPE_STRING)
+    if (k->element == CR_GGUF_STRING)
         return skip_texts(c, k->count);
     take(c, k->count * bytes);
     return CR_OK;
@@ -231,7 +218,7 @@ static int parse_scalar(cursor *c, key *k)
     if (left(c) < value_types[k->type].bytes)
         return fail_short(c, "a value");
     k->value = take(c, value_types[k->type].bytes);
-    if (k->type == TYPE_BOOL && *k->value > 1)
+    if (k->type == CR_GGUF_BOOL && *k->value > 1)
         return cr_fail(CR_EFORMAT, "expected a boolean of 0 or 1, found %d", *k->value);
     return CR_OK;
 }
@@ -242,9 +229,9 @@ static int parse_value(cursor *c, key *k)
     cr_text text;
     CR_TRY(read_u32(c, &k->type, "a value's type"));
     switch (k->type) {
-    case TYPE_ARRAY:
+    case CR_GGUF_ARRAY:
         return parse_array(c, k);
-    case TYPE_STRING:
+    case CR_GGUF_STRING:
         CR_TRY(read_text(c, &text, "a string"));
         k->value = (const unsigned char *)text.bytes;
         k->count = text.length;
@@ -258,8 +245,10 @@ static int parse_value(cursor *c, key *k)
 
 static int parse_key(cursor *c, key *k)
 {
+    const size_t start = c->at;
     CR_TRY(read_name(c, &k->name, "a key's name"));
     int code = parse_value(c, k);
+    k->entry = (cr_text){(const char *)c->bytes + start, c->at - start};
     return code < 0 ? cr_fail_context(code, "key %s", show(k->name).text) : CR_OK;
 }
 
@@ -296,12 +285,12 @@ static int parse_keys(cr_gguf *file, cursor *c)
  * keeps at an odd address. */
 static size_t pool_bytes(const key *k)
 {
-    if (k->type != TYPE_ARRAY)
+    if (k->type != CR_GGUF_ARRAY)
         return 0;
-    if (k->element == TYPE_STRING)
+    if (k->element == CR_GGUF_STRING)
         return k->count * sizeof(cr_text);
     const bool read_in_place =
-        k->element == TYPE_F32 || k->element == TYPE_I32 || k->element == TYPE_U32;
+        k->element == CR_GGUF_F32 || k->element == CR_GGUF_I32 || k->element == CR_GGUF_U32;
     if (!read_in_place || (uintptr_t)k->value % _Alignof(float) == 0)
         return 0;
     return (k->count * 4 + sizeof(cr_text) - 1) / sizeof(cr_text) * sizeof(cr_text);
@@ -332,7 +321,7 @@ static int lay_out_arrays(cr_gguf *file)
         key *k = &file->keys[i];
         const size_t bytes = pool_bytes(k);
         k->elements = bytes || k->count == 0 ? next : k->value;
-        if (bytes && k->element == TYPE_STRING)
+        if (bytes && k->element == CR_GGUF_STRING)
             view_texts((cr_text *)(void *)next, k->value, k->count);
         else if (bytes)
             memcpy(next, k->value, k->count * 4);
@@ -368,7 +357,7 @@ static int need_key(const cr_gguf *file, const char *name, const key **out)
 static int fail_type(const cr_gguf *file, const key *k, const char *expected)
 {
     char buffer[24];
-    if (k->type == TYPE_ARRAY)
+    if (k->type == CR_GGUF_ARRAY)
         return name_file(file,
                          cr_fail(CR_EFORMAT, "key %s: expected %s, the file has an array of %s",
                                  show(k->name).text, expected, type_name(k->element, buffer)));
@@ -380,13 +369,13 @@ static int fail_type(const cr_gguf *file, const key *k, const char *expected)
 static bool load_integer(const key *k, uint64_t *magnitude, bool *negative)
 {
     uint64_t raw = 0;
-    if (k->type == TYPE_F32 || k->type == TYPE_F64 || k->type == TYPE_BOOL ||
-        k->type == TYPE_STRING || k->type == TYPE_ARRAY)
+    if (k->type == CR_GGUF_F32 || k->type == CR_GGUF_F64 || k->type == CR_GGUF_BOOL ||
+        k->type == CR_GGUF_STRING || k->type == CR_GGUF_ARRAY)
         return false;
     const size_t bytes = value_types[k->type].bytes;
     memcpy(&raw, k->value, bytes);
     const bool is_signed =
-        k->type == TYPE_I8 || k->type == TYPE_I16 || k->type == TYPE_I32 || k->type == TYPE_I64;
+        k->type == CR_GGUF_I8 || k->type == CR_GGUF_I16 || k->type == CR_GGUF_I32 || k->type == CR_GGUF_I64;
     const uint64_t sign = UINT64_C(1) << (8 * bytes - 1);
     *negative = is_signed && (raw & sign) != 0;
     *magnitude = *negative ? (sign << 1) - raw : raw;
@@ -414,9 +403,9 @@ int cr_gguf_f64(const cr_gguf *file, const char *name, double *out)
     bool negative;
     float single;
     CR_TRY(need_key(file, name, &k));
-    if (k->type == TYPE_F64) {
+    if (k->type == CR_GGUF_F64) {
         memcpy(out, k->value, sizeof *out);
-    } else if (k->type == TYPE_F32) {
+    } else if (k->type == CR_GGUF_F32) {
         memcpy(&single, k->value, sizeof single);
         *out = single;
     } else if (load_integer(k, &magnitude, &negative)) {
@@ -431,7 +420,7 @@ int cr_gguf_bool(const cr_gguf *file, const char *name, bool *out)
 {
     const key *k;
     CR_TRY(need_key(file, name, &k));
-    if (k->type != TYPE_BOOL)
+    if (k->type != CR_GGUF_BOOL)
         return fail_type(file, k, "bool");
     *out = *k->value != 0;
     return CR_OK;
@@ -441,7 +430,7 @@ int cr_gguf_text(const cr_gguf *file, const char *name, cr_text *out)
 {
     const key *k;
     CR_TRY(need_key(file, name, &k));
-    if (k->type != TYPE_STRING)
+    if (k->type != CR_GGUF_STRING)
         return fail_type(file, k, "string");
     *out = (cr_text){(const char *)k->value, k->count};
     return CR_OK;
@@ -449,14 +438,14 @@ int cr_gguf_text(const cr_gguf *file, const char *name, cr_text *out)
 
 static bool is_array(const key *k, uint32_t element)
 {
-    return k->type == TYPE_ARRAY && k->element == element;
+    return k->type == CR_GGUF_ARRAY && k->element == element;
 }
 
 int cr_gguf_text_array(const cr_gguf *file, const char *name, const cr_text **out, size_t *count)
 {
     const key *k;
     CR_TRY(need_key(file, name, &k));
-    if (!is_array(k, TYPE_STRING))
+    if (!is_array(k, CR_GGUF_STRING))
         return fail_type(file, k, "an array of string");
     *out = k->elements;
     *count = k->count;
@@ -467,7 +456,7 @@ int cr_gguf_f32_array(const cr_gguf *file, const char *name, const float **out, 
 {
     const key *k;
     CR_TRY(need_key(file, name, &k));
-    if (!is_array(k, TYPE_F32))
+    if (!is_array(k, CR_GGUF_F32))
         return fail_type(file, k, "an array of f32");
     *out = k->elements;
     *count = k->count;
@@ -478,10 +467,10 @@ int cr_gguf_i32_array(const cr_gguf *file, const char *name, const int32_t **out
 {
     const key *k;
     CR_TRY(need_key(file, name, &k));
-    if (!is_array(k, TYPE_I32) && !is_array(k, TYPE_U32))
+    if (!is_array(k, CR_GGUF_I32) && !is_array(k, CR_GGUF_U32))
         return fail_type(file, k, "an array of i32");
     const int32_t *values = k->elements;
-    for (size_t i = 0; k->element == TYPE_U32 && i < k->count; i++)
+    for (size_t i = 0; k->element == CR_GGUF_U32 && i < k->count; i++)
         if (values[i] < 0)
             return name_file(file, cr_fail(CR_EFORMAT,
                                            "key %s: expected 31-bit numbers, element %zu is %lu",
@@ -489,6 +478,49 @@ int cr_gguf_i32_array(const cr_gguf *file, const char *name, const int32_t **out
     *out = values;
     *count = k->count;
     return CR_OK;
+}
+
+/* ---- keys as they stand ----------------------------------------------------------------- */
+
+size_t cr_gguf_key_count(const cr_gguf *file)
+{
+    return file->key_count;
+}
+
+static cr_gguf_key key_view(const key *k)
+{
+    return (cr_gguf_key){k->name,
+                         k->entry,
+                         (cr_gguf_type)k->type,
+                         (cr_gguf_type)k->element,
+                         k->count,
+                         k->value};
+}
+
+void cr_gguf_key_at(const cr_gguf *file, size_t index, cr_gguf_key *out)
+{
+    *out = key_view(&file->keys[index]);
+}
+
+int cr_gguf_key_find(const cr_gguf *file, const char *name, cr_gguf_key *out)
+{
+    const key *k;
+    CR_TRY(need_key(file, name, &k));
+    *out = key_view(k);
+    return CR_OK;
+}
+
+uint64_t cr_gguf_offset(const cr_gguf *file, const void *inside)
+{
+    return (uint64_t)((const unsigned char *)inside - file->bytes);
+}
+
+size_t cr_gguf_alignment(const cr_gguf *file)
+{
+    uint64_t alignment = ALIGNMENT_DEFAULT;
+    if (find_key(file, "general.alignment"))
+        cr_gguf_u64(file, "general.alignment", &alignment); /* checked by the parser */
+    return (size_t)alignment;
 }
 
 /* ---- the tensor table ------------------------------------------------------------------ */
@@ -666,6 +698,7 @@ static int index_tensors(cr_gguf *file)
 static int parse(cr_gguf *file, const void *bytes, size_t size)
 {
     cursor c = {bytes, size, 0};
+    file->bytes = bytes;
     if ((uintptr_t)bytes % ALIGNMENT_LEAST != 0)
         return cr_fail(CR_EARG, "expected GGUF bytes at an address that is a multiple of %d",
                        ALIGNMENT_LEAST);

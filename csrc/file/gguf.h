@@ -65,6 +65,43 @@ int cr_gguf_f64(const cr_gguf *file, const char *key, double *out); /* f32, f64 
 int cr_gguf_bool(const cr_gguf *file, const char *key, bool *out);
 int cr_gguf_text(const cr_gguf *file, const char *key, cr_text *out);
 
+/* GGUF's value types. */
+typedef enum cr_gguf_type {
+    CR_GGUF_U8,
+    CR_GGUF_I8,
+    CR_GGUF_U16,
+    CR_GGUF_I16,
+    CR_GGUF_U32,
+    CR_GGUF_I32,
+    CR_GGUF_F32,
+    CR_GGUF_BOOL,
+    CR_GGUF_STRING,
+    CR_GGUF_ARRAY,
+    CR_GGUF_U64,
+    CR_GGUF_I64,
+    CR_GGUF_F64
+} cr_gguf_type;
+
+/* A key as it stands in the file. */
+typedef struct cr_gguf_key {
+    cr_text name;
+    cr_text entry;        /* name, type and value: cr_gguf_put_entry */
+    cr_gguf_type type, element; /* element: of an array */
+    size_t count;         /* of an array's elements, of a string's bytes */
+    const void *value;    /* the scalar, the string's bytes or the elements; at any address */
+} cr_gguf_key;
+
+/* Sorted by name. Entries lie in the file's order in memory. */
+size_t cr_gguf_key_count(const cr_gguf *file);
+void cr_gguf_key_at(const cr_gguf *file, size_t index, cr_gguf_key *out);
+int cr_gguf_key_find(const cr_gguf *file, const char *key, cr_gguf_key *out); /* CR_ENOTFOUND */
+
+/* Where in the file that a pointer into it lies. */
+uint64_t cr_gguf_offset(const cr_gguf *file, const void *inside);
+
+/* general.alignment, or the default. */
+size_t cr_gguf_alignment(const cr_gguf *file);
+
 /* Arrays: length first, then elements by index (bounds are the caller's). */
 int cr_gguf_text_array(const cr_gguf *file, const char *key, const cr_text **out, size_t *count);
 int cr_gguf_f32_array(const cr_gguf *file, const char *key, const float **out, size_t *count);

@@ -205,6 +205,23 @@ const cr_safetensor *cr_hub_folder_find(const cr_hub_folder *folder, const char 
     return cr_safetensors_find(find_shard(folder, file)->file, name);
 }
 
+size_t cr_hub_folder_count(const cr_hub_folder *folder)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < folder->count; i++)
+        count += cr_safetensors_count(folder->shards[i].file);
+    return count;
+}
+
+const cr_safetensor *cr_hub_folder_at(const cr_hub_folder *folder, size_t index)
+{
+    const shard *from = folder->shards;
+    while (index >= cr_safetensors_count(from->file))
+        index -= cr_safetensors_count((from++)->file);
+    const cr_safetensor *tensor = cr_safetensors_at(from->file, index);
+    return cr_hub_folder_find(folder, tensor->name) == tensor ? tensor : NULL;
+}
+
 /* "[576, 576]" */
 static void show_shape(char out[96], const cr_safetensor *tensor)
 {

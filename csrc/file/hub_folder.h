@@ -31,6 +31,10 @@ int cr_hub_folder_text(const cr_hub_folder *folder, const char *name, char **out
 
 uint64_t cr_hub_folder_bytes(const cr_hub_folder *folder); /* of all tensors */
 
+/* All tensors by place: of each file in turn, those that the list says are elsewhere as NULL. */
+size_t cr_hub_folder_count(const cr_hub_folder *folder);
+const cr_safetensor *cr_hub_folder_at(const cr_hub_folder *folder, size_t index);
+
 /* NULL where there is none. */
 const cr_safetensor *cr_hub_folder_find(const cr_hub_folder *folder, const char *name);
 

@@ -386,7 +386,7 @@ static bool tensor_bytes(const cr_safetensor_out *tensor, size_t *out)
     const uint64_t columns = tensor->columns ? tensor->columns : 1;
     return tensor->rows <= SIZE_MAX && columns <= SIZE_MAX &&
            cr_size_mul(out, (size_t)tensor->rows, (size_t)columns) &&
-           cr_size_mul(out, *out, sizeof *tensor->data);
+           cr_size_mul(out, *out, tensor->type == CR_DTYPE_F32 ? 4 : 2);
 }
 
 static int add_tensor(text *t, const cr_safetensor_out *tensor, size_t *offset)
@@ -397,7 +397,9 @@ static int add_tensor(text *t, const cr_safetensor_out *tensor, size_t *offset)
         return cr_fail(CR_EARG, "a tensor cannot be named " METADATA);
     if (!tensor_bytes(tensor, &bytes) || !cr_size_add(&end, *offset, bytes))
         return cr_fail(CR_ENOMEM, "tensor %.100s: its size overflows", tensor->name);
-    int used = snprintf(shape, sizeof shape, ":{\"dtype\":\"F32\",\"shape\":[%llu",
+    char buffer[24];
+    int used = snprintf(shape, sizeof shape, ":{\"dtype\":\"%s\",\"shape\":[%llu",
+                        cr_dtype_name((uint32_t)tensor->type, buffer),
                         (unsigned long long)tensor->rows);
     if (tensor->columns)
         used += snprintf(shape + used, sizeof shape - (size_t)used, ",%llu",
@@ -444,12 +446,42 @@ static int check_header(const text *t)
     return code == CR_EFORMAT ? CR_EARG : code; /* the caller's names, no file */
 }
 
-static int write_all(cr_writer *writer, const text *header, const cr_safetensor_out *tensors,
-                     size_t count)
+static int write_header(cr_writer *writer, const text *header)
 {
     const uint64_t length = header->length;
     CR_TRY(cr_write(writer, &length, sizeof length));
-    CR_TRY(cr_write(writer, header->bytes, header->length));
+    return cr_write(writer, header->bytes, header->length);
+}
+
+static int open_with_header(cr_writer **out, const char *path, const text *header)
+{
+    CR_TRY(cr_writer_open(out, path));
+    int code = write_header(*out, header);
+    if (code < 0) {
+        cr_writer_discard(*out);
+        *out = NULL;
+    }
+    return code;
+}
+
+int cr_safetensors_begin(cr_writer **out, const char *path, const cr_safetensor_out *tensors,
+                         size_t count, const char *const *metadata)
+{
+    text header = {NULL, 0, 0};
+    *out = NULL;
+    int code = build_header(&header, tensors, count, metadata);
+    if (code == CR_OK)
+        code = check_header(&header);
+    if (code < 0)
+        cr_fail_context(code, "%s", path);
+    else
+        code = open_with_header(out, path, &header);
+    cr_free(header.bytes);
+    return code;
+}
+
+static int write_all(cr_writer *writer, const cr_safetensor_out *tensors, size_t count)
+{
     for (size_t i = 0; i < count; i++) {
         size_t bytes;
         tensor_bytes(&tensors[i], &bytes);
@@ -458,30 +490,15 @@ static int write_all(cr_writer *writer, const text *header, const cr_safetensor_
     return CR_OK;
 }
 
-static int write_file(const char *path, const text *header, const cr_safetensor_out *tensors,
-                      size_t count)
+int cr_safetensors_write(const char *path, const cr_safetensor_out *tensors, size_t count,
+                         const char *const *metadata)
 {
     cr_writer *writer;
-    CR_TRY(cr_writer_open(&writer, path));
-    int code = write_all(writer, header, tensors, count);
+    CR_TRY(cr_safetensors_begin(&writer, path, tensors, count, metadata));
+    int code = write_all(writer, tensors, count);
     if (code < 0) {
         cr_writer_discard(writer);
         return code;
     }
     return cr_writer_commit(writer);
-}
-
-int cr_safetensors_write(const char *path, const cr_safetensor_out *tensors, size_t count,
-                         const char *const *metadata)
-{
-    text header = {NULL, 0, 0};
-    int code = build_header(&header, tensors, count, metadata);
-    if (code == CR_OK)
-        code = check_header(&header);
-    if (code < 0)
-        cr_fail_context(code, "%s", path);
-    else
-        code = write_file(path, &header, tensors, count);
-    cr_free(header.bytes);
-    return code;
 }

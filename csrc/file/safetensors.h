@@ -16,6 +16,7 @@
 #define CR_SAFETENSORS_H
 
 #include "base/base.h"
+#include "file/fsio.h"
 #include "math/dtype.h"
 
 typedef struct cr_safetensors cr_safetensors;
@@ -42,14 +43,20 @@ const cr_safetensor *cr_safetensors_at(const cr_safetensors *file, size_t index)
 const cr_safetensor *cr_safetensors_find(const cr_safetensors *file, const char *name);
 const char *cr_safetensors_metadata(const cr_safetensors *file, const char *key); /* or NULL */
 
-/* Writing: f32 tensors. `metadata` is a list of key, value, key, value, NULL, or NULL. */
+/* Writing. `metadata` is a list of key, value, key, value, NULL, or NULL. */
 typedef struct cr_safetensor_out {
     const char *name;
     uint64_t rows, columns; /* columns = 0: one dimension of `rows` values */
-    const float *data;
+    const void *data;       /* of cr_safetensors_write */
+    cr_dtype type;          /* F32 (0), F16 or BF16 */
 } cr_safetensor_out;
 
 int cr_safetensors_write(const char *path, const cr_safetensor_out *tensors, size_t count,
                          const char *const *metadata);
+
+/* The same for data that come piece by piece: writes the header alone. The caller goes on with cr_write, one
+ * tensor after another in this order, and ends with cr_writer_commit or cr_writer_discard. */
+int cr_safetensors_begin(cr_writer **out, const char *path, const cr_safetensor_out *tensors,
+                         size_t count, const char *const *metadata);
 
 #endif

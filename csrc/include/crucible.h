@@ -146,6 +146,21 @@ typedef struct cr_model_info {
 /* Its texts are borrowed from the model. */
 CR_API void cr_model_describe(const cr_model *model, cr_model_info *out);
 
+/* What its file holds, tensor by tensor in the file's order. */
+typedef struct cr_stored_tensor {
+    const char *name; /* not terminated */
+    size_t name_length;
+    const char *type; /* "Q4_1" */
+    int dims;
+    uint64_t shape[4]; /* outermost first */
+    uint64_t bytes;
+} cr_stored_tensor;
+
+CR_API size_t cr_model_stored_count(const cr_model *model);
+
+/* false for a tensor that a folder's list says is in another of its files. */
+CR_API bool cr_model_stored(const cr_model *model, size_t index, cr_stored_tensor *out);
+
 /* Borrowed from the model. */
 CR_API const cr_tokenizer *cr_model_tokenizer(const cr_model *model);
 
@@ -758,6 +773,63 @@ CR_API int cr_generation_score(cr_generation *generation, const cr_prompt *conti
  * array of count × choices). out has count × choices values. */
 CR_API int cr_session_score(cr_session *session, const cr_prompt *prompts, size_t count,
                             const cr_prompt *continuations, size_t choices, bool base, double *out);
+
+/* ---- files for other programs ---------------------------------------------------- */
+
+/* What is written beside the tensors, and how. */
+typedef struct cr_export_options {
+    const char *type; /* "f32", "f16", "bf16"; of a merged GGUF file also "q8_0", "q4_0", "q4_1", "q5_0",
+                         "q5_1", "iq4_nl", "q2_k" to "q6_k"; NULL or "base": the base's own types, of an
+                         adapter f32 */
+    const char *const *notes;  /* further metadata: name, text, name, text, NULL; or NULL */
+    const char *const *blanks; /* of a GGUF file: names of numbers that are NaN until
+                                  cr_gguf_set_number; NULL ends them; or NULL */
+    uint64_t shard_bytes;      /* of a folder: most bytes a file; 0 = 5 GB */
+} cr_export_options;
+
+/* The lora as an adapter in a GGUF file, as llama.cpp loads it beside the base: rows of B in the order of
+ * the base's GGUF files, and whatever its alpha / rank does not express multiplied into B. Loading takes
+ * such a file, of whatever origin, into a session of the same targets and ranks: a missing, an unexpected
+ * or a differently shaped tensor is refused, and so is a file whose tensors do not give the digest that it
+ * records; the session then stays as it was. */
+CR_API int cr_session_save_gguf_adapter(const cr_session *session, const char *path,
+                                        const cr_export_options *options);
+CR_API int cr_session_load_gguf_adapter(cr_session *session, const char *path);
+
+/* SHA-256 of the matrices as a PEFT folder holds them, as hexadecimal digits with a NUL behind: what is
+ * loaded can so be compared with what was saved. */
+enum { CR_DIGEST_TEXT = 65 };
+CR_API int cr_session_digest(const cr_session *session, char text[CR_DIGEST_TEXT]);
+
+/* The base with the lora merged into it: W + scale · B A, in f32 on the dequantised weights, then stored in
+ * the type asked for. Other matrices follow to that type where it makes them smaller; tensors to which
+ * nothing happens are copied byte for byte, and the embedding is never merged into, tied head or not.
+ * A few megabytes are in memory at a time. Of a GGUF base all metadata are kept; a file is written under
+ * a temporary name first. The folder must exist and gets model.safetensors alone, or shards and their
+ * index. CR_EARG where a merged weight is not finite or too large for its type, CR_EUNSUPPORTED for what
+ * the other kind of file cannot express, CR_EIO. */
+CR_API int cr_session_merge_to_gguf(cr_session *session, const char *path,
+                                    const cr_export_options *options);
+CR_API int cr_session_merge_to_folder(cr_session *session, const char *folder,
+                                      const cr_export_options *options);
+
+/* Gives a number that a GGUF file left blank its value, in place. */
+CR_API int cr_gguf_set_number(const char *path, const char *key, double value);
+
+typedef struct cr_logit_difference {
+    double largest;          /* |difference| of two logits; NaN where one is */
+    size_t position;         /* where that was, in its row */
+    int32_t token;
+    double rms;              /* over all logits of all positions */
+    uint64_t positions;
+    uint64_t likeliest_changed; /* positions whose likeliest token differs */
+} cr_logit_difference;
+
+/* How far the logits of a session are from those of another one (with `other_base`, without its lora) on some
+ * rows of tokens: what an export changes. Both models have one vocabulary. */
+CR_API int cr_session_logit_difference(cr_session *session, cr_session *other, bool other_base,
+                                       const cr_prompt *prompts, size_t count,
+                                       cr_logit_difference *out);
 
 /* ---- encoders ------------------------------------------------------------------- */
 

@@ -7,8 +7,11 @@
 #include <string.h>
 
 #include "file/safetensors.h"
+#include "lora/lora_digest.h"
+#include "model/tensor_list.h"
 
 #define NAME_BYTES 128
+#define DIGEST_KEY "crucible.sha256"
 
 static void peft_name(char name[NAME_BYTES], const cr_lora_matrix *matrix)
 {
@@ -26,20 +29,12 @@ static size_t permuted_heads(const cr_lora_matrix *matrix, const cr_model *model
     return matrix->projection == CR_PROJECTION_k ? model->config.kv_heads : 0;
 }
 
-/* Row of the engine that holds row `row` of the Hugging Face order: of a head's rows, value i
- * of the first half and value i of the second become neighbours. */
-static size_t engine_row(size_t row, size_t head_size)
-{
-    size_t head = row / head_size, inside = row % head_size, half = head_size / 2;
-    return head * head_size + 2 * (inside % half) + inside / half;
-}
-
 static void copy_rows(float *out, const float *in, const cr_lora_matrix *matrix,
                       const cr_model *model, bool to_engine)
 {
     bool permuted = permuted_heads(matrix, model) > 0;
     for (size_t row = 0; row < matrix->rows; row++) {
-        size_t engine = permuted ? engine_row(row, model->config.head_size) : row;
+        size_t engine = permuted ? cr_row_in_gguf(row, model->config.head_size) : row;
         size_t from = to_engine ? row : engine, to = to_engine ? engine : row;
         memcpy(out + to * matrix->columns, in + from * matrix->columns,
                matrix->columns * sizeof(float));
@@ -76,7 +71,10 @@ static void add_tensor(listing *list, const char *prefix, const cr_lora_matrix *
     else
         peft_name(name, matrix);
     list->tensors[list->count++] = (cr_safetensor_out){
-        name, matrix->rows, matrix->part == CR_PART_MAGNITUDE ? 0 : matrix->columns, data};
+        .name = name,
+        .rows = matrix->rows,
+        .columns = matrix->part == CR_PART_MAGNITUDE ? 0 : matrix->columns,
+        .data = data};
 }
 
 #define SHAPE_BYTES 48
@@ -137,19 +135,56 @@ static int refuse_unexpected(const cr_lora *lora, const cr_safetensors *file, co
     return CR_OK;
 }
 
+/* ---- digests -------------------------------------------------------------------------------------- */
+
+static void add_to_digest(cr_sha256 *digest, const cr_lora_matrix *matrix, const float *rows)
+{
+    cr_lora_digest_add(digest, matrix->name, matrix->rows, matrix->columns, rows);
+}
+
+int cr_lora_digest(const cr_lora *lora, const cr_model *model, char text[CR_DIGEST_TEXT])
+{
+    cr_sha256 digest;
+    float *rows = cr_calloc(lora->floats, sizeof(float));
+    if (!rows)
+        return CR_ENOMEM;
+    cr_sha256_init(&digest);
+    for (size_t i = 0; i < lora->count; i++) {
+        const cr_lora_matrix *matrix = &lora->matrices[i];
+        copy_rows(rows, lora->values + matrix->offset, matrix, model, false);
+        add_to_digest(&digest, matrix, rows);
+    }
+    cr_lora_digest_end(&digest, text);
+    cr_free(rows);
+    return CR_OK;
+}
+
+static int check_digest(const char *found, const char *expected, const char *path, const char *why)
+{
+    if (strcmp(found, expected) == 0)
+        return CR_OK;
+    return cr_fail(CR_EFORMAT, "%s: the tensors' digest is %.12s..., %s %.12s...", path, found, why,
+                   expected);
+}
+
 /* ---- matrices ------------------------------------------------------------------------------------ */
 
 int cr_lora_save(const cr_lora *lora, const cr_model *model, const char *path)
 {
     listing list = {0};
-    static const char *const metadata[] = {"format", "pt", NULL};
+    cr_sha256 hash;
+    char digest[CR_DIGEST_TEXT];
+    const char *const metadata[] = {"format", "pt", DIGEST_KEY, digest, NULL};
     float *rows = cr_calloc(lora->floats, sizeof(float));
     int code = rows ? make_listing(&list, lora->count) : CR_ENOMEM;
+    cr_sha256_init(&hash);
     for (size_t i = 0; i < lora->count && code == CR_OK; i++) {
         const cr_lora_matrix *matrix = &lora->matrices[i];
         copy_rows(rows + matrix->offset, lora->values + matrix->offset, matrix, model, false);
+        add_to_digest(&hash, matrix, rows + matrix->offset);
         add_tensor(&list, NULL, matrix, rows + matrix->offset);
     }
+    cr_lora_digest_end(&hash, digest);
     if (code == CR_OK)
         code = cr_safetensors_write(path, list.tensors, list.count, metadata);
     free_listing(&list);
@@ -158,7 +193,8 @@ int cr_lora_save(const cr_lora *lora, const cr_model *model, const char *path)
 }
 
 static int read_matrix(float *values, const cr_lora_matrix *matrix, const cr_model *model,
-                       const cr_safetensors *file, const char *path, float *rows)
+                       const cr_safetensors *file, const char *path, float *rows,
+                       cr_sha256 *digest)
 {
     char name[NAME_BYTES];
     const cr_safetensor *tensor;
@@ -169,8 +205,22 @@ static int read_matrix(float *values, const cr_lora_matrix *matrix, const cr_mod
     for (size_t i = 0; i < count; i++)
         if (!(rows[i] - rows[i] == 0))
             return cr_fail(CR_EFORMAT, "%s: tensor %s holds a value that is not finite", path, name);
+    add_to_digest(digest, matrix, rows);
     copy_rows(values + matrix->offset, rows, matrix, model, true);
     return CR_OK;
+}
+
+/* What was read is what was written, where the file says what that was, and what is held. */
+static int check_loaded(const cr_lora *lora, const cr_model *model, const cr_safetensors *file,
+                        const char *path, cr_sha256 *hash)
+{
+    char read[CR_DIGEST_TEXT], held[CR_DIGEST_TEXT];
+    const char *written = cr_safetensors_metadata(file, DIGEST_KEY);
+    cr_lora_digest_end(hash, read);
+    if (written)
+        CR_TRY(check_digest(read, written, path, "the file records"));
+    CR_TRY(cr_lora_digest(lora, model, held));
+    return check_digest(held, read, path, "in the file it is");
 }
 
 int cr_lora_load(cr_lora *lora, const cr_model *model, const char *path)
@@ -179,9 +229,15 @@ int cr_lora_load(cr_lora *lora, const cr_model *model, const char *path)
     CR_TRY(cr_safetensors_open(&file, path));
     float *values = cr_calloc(lora->floats, sizeof(float));
     float *rows = cr_calloc(lora->floats, sizeof(float));
+    cr_lora loaded = *lora;
+    cr_sha256 digest;
+    loaded.values = values;
+    cr_sha256_init(&digest);
     int code = values && rows ? refuse_unexpected(lora, file, path) : CR_ENOMEM;
     for (size_t i = 0; i < lora->count && code == CR_OK; i++)
-        code = read_matrix(values, &lora->matrices[i], model, file, path, rows);
+        code = read_matrix(values, &lora->matrices[i], model, file, path, rows, &digest);
+    if (code == CR_OK)
+        code = check_loaded(&loaded, model, file, path, &digest);
     if (code == CR_OK)
         memcpy(lora->values, values, lora->floats * sizeof(float));
     lora->stale = lora->stale || code == CR_OK;

@@ -13,8 +13,12 @@
 
 int cr_lora_save(const cr_lora *lora, const cr_model *model, const char *path);
 
-/* All or nothing: a missing, unexpected or differently shaped tensor is refused by name. */
+/* All or nothing: a missing, unexpected or differently shaped tensor is refused by name, and so is a file whose
+ * tensors do not give the digest in its metadata ("crucible.sha256"), where there is one. */
 int cr_lora_load(cr_lora *lora, const cr_model *model, const char *path);
+
+/* lora_digest.h's digest of the matrices as such a file holds them. */
+int cr_lora_digest(const cr_lora *lora, const cr_model *model, char text[CR_DIGEST_TEXT]);
 
 /* What the optimiser remembers beside the moments. */
 typedef struct cr_optimizer_state {

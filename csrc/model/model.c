@@ -362,6 +362,27 @@ void cr_model_describe(const cr_model *model, cr_model_info *out)
                            .file_bytes = model->source.bytes};
 }
 
+size_t cr_model_stored_count(const cr_model *model)
+{
+    return cr_source_count(&model->source);
+}
+
+bool cr_model_stored(const cr_model *model, size_t index, cr_stored_tensor *out)
+{
+    static const char unknown[] = "unknown";
+    cr_source_tensor tensor;
+    if (index >= cr_source_count(&model->source) || !cr_source_at(&tensor, &model->source, index))
+        return false;
+    *out = (cr_stored_tensor){.name = tensor.name.bytes,
+                              .name_length = tensor.name.length,
+                              .type = tensor.info ? tensor.info->name : unknown,
+                              .dims = tensor.dims,
+                              .bytes = tensor.bytes};
+    for (int i = 0; i < tensor.dims; i++)
+        out->shape[i] = tensor.shape[tensor.dims - 1 - i];
+    return true;
+}
+
 void cr_model_embed(const cr_model *model, float *x, int32_t token)
 {
     const size_t d = model->embedding.columns;

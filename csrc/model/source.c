@@ -1,6 +1,8 @@
 /* source.c: weights by name from either kind of file. */
 #include "model/source.h"
 
+#include <string.h>
+
 #include "file/fsio.h"
 
 int cr_source_open(cr_source *out, const char *path)
@@ -33,6 +35,49 @@ bool cr_source_has(const cr_source *source, const cr_weight_name *name)
 {
     return source->gguf ? cr_gguf_tensor_find(source->gguf, name->gguf) != NULL
                         : cr_hub_folder_find(source->folder, name->hub) != NULL;
+}
+
+size_t cr_source_count(const cr_source *source)
+{
+    return source->gguf ? cr_gguf_tensor_count(source->gguf) : cr_hub_folder_count(source->folder);
+}
+
+static cr_source_tensor of_gguf(const cr_gguf_tensor *tensor)
+{
+    cr_source_tensor out = {.name = tensor->name,
+                            .type = tensor->type,
+                            .info = cr_dtype_find(tensor->type),
+                            .data = tensor->data,
+                            .bytes = tensor->bytes,
+                            .dims = tensor->dims};
+    memcpy(out.shape, tensor->shape, sizeof out.shape);
+    return out;
+}
+
+static cr_source_tensor of_hub(const cr_safetensor *tensor)
+{
+    cr_source_tensor out = {.name = {tensor->name, strlen(tensor->name)},
+                            .type = (uint32_t)tensor->type,
+                            .info = cr_dtype_find((uint32_t)tensor->type),
+                            .data = tensor->data,
+                            .bytes = tensor->bytes,
+                            .dims = tensor->dims,
+                            .shape = {1, 1, 1, 1}};
+    for (int i = 0; i < tensor->dims; i++)
+        out.shape[i] = tensor->shape[tensor->dims - 1 - i];
+    return out;
+}
+
+bool cr_source_at(cr_source_tensor *out, const cr_source *source, size_t index)
+{
+    if (source->gguf) {
+        *out = of_gguf(cr_gguf_tensor_at(source->gguf, index));
+        return true;
+    }
+    const cr_safetensor *tensor = cr_hub_folder_at(source->folder, index);
+    if (tensor)
+        *out = of_hub(tensor);
+    return tensor != NULL;
 }
 
 /* Type and data of a tensor of that shape. */

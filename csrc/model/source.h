@@ -28,6 +28,21 @@ typedef struct cr_weight_name {
     char gguf[64], hub[96];
 } cr_weight_name;
 
+/* Any tensor of the file or folder, whatever it is called. */
+typedef struct cr_source_tensor {
+    cr_text name;
+    uint32_t type;
+    const cr_dtype_info *info; /* NULL for a type that cannot be expanded */
+    const void *data;
+    size_t bytes;
+    int dims;
+    uint64_t shape[4]; /* innermost first; unused = 1 */
+} cr_source_tensor;
+
+/* By place. false for a tensor of a shard that the folder's list says is elsewhere. */
+size_t cr_source_count(const cr_source *source);
+bool cr_source_at(cr_source_tensor *out, const cr_source *source, size_t index);
+
 bool cr_source_has(const cr_source *source, const cr_weight_name *name);
 int cr_source_matrix(const cr_source *source, const cr_weight_name *name, size_t rows,
                      size_t columns, cr_matrix *out);

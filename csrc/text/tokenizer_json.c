@@ -1,6 +1,7 @@
 /* tokenizer_json.c: which of the known tokenizers a tokenizer.json describes, and its roles. */
 #include "text/tokenizer_json.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "text/token_list.h"
@@ -403,4 +404,159 @@ int cr_tokenizer_parse_json(cr_tokenizer **out, const char *json, size_t size)
                                                  : cr_fail(CR_EFORMAT, "expected a JSON object");
     cr_json_free(document);
     return code == CR_ENOTFOUND ? CR_EFORMAT : code;
+}
+
+/* ---- as keys of a GGUF file ------------------------------------------------------------------------------- */
+
+#define KEY(name) "tokenizer.ggml." name
+#define NO_MERGE (-1e6f) /* the score of a token that no merge gives */
+
+typedef struct gguf_lists {
+    cr_text *tokens; /* [count] */
+    int32_t *kinds;
+    float *scores;   /* of SentencePiece */
+    char *spare;     /* behind the tokens that fill the vocabulary */
+    size_t count;
+} gguf_lists;
+
+#define SPARE_BYTES 24 /* "[PAD4294967295]" */
+
+static int fill_lists(gguf_lists *out, const cr_token_list *list, size_t vocabulary)
+{
+    out->count = list->count > vocabulary ? list->count : vocabulary;
+    out->tokens = cr_calloc(out->count, sizeof *out->tokens);
+    out->kinds = cr_calloc(out->count, sizeof *out->kinds);
+    out->scores = cr_calloc(out->count, sizeof *out->scores);
+    out->spare = cr_calloc(out->count - list->count, SPARE_BYTES);
+    if (!out->tokens || !out->kinds || !out->scores || !out->spare)
+        return CR_ENOMEM;
+    for (size_t i = 0; i < out->count; i++) {
+        if (i < list->count) {
+            out->tokens[i] = list->tokens[i];
+            out->kinds[i] = list->kinds[i];
+            continue;
+        }
+        char *name = out->spare + (i - list->count) * SPARE_BYTES;
+        const int length = snprintf(name, SPARE_BYTES, "[PAD%zu]", i);
+        out->tokens[i] = (cr_text){name, (size_t)length};
+        out->kinds[i] = CR_TOKEN_UNUSED;
+    }
+    return CR_OK;
+}
+
+/* Id of what a merge gives; `joined` has room for it. */
+static int32_t merged_id(const cr_text_index *tokens, cr_text merge, char *joined)
+{
+    const char *space = memchr(merge.bytes, ' ', merge.length);
+    const size_t left = space ? (size_t)(space - merge.bytes) : 0;
+    if (!space)
+        return -1;
+    memcpy(joined, merge.bytes, left);
+    memcpy(joined + left, space + 1, merge.length - left - 1);
+    return cr_text_index_find(tokens, joined, merge.length - 1);
+}
+
+static int score_by_rank(gguf_lists *out, const cr_token_list *list, cr_text_index *index)
+{
+    size_t longest = 0;
+    for (size_t i = 0; i < list->count; i++) {
+        cr_text_index_add(index, (int32_t)i);
+        out->scores[i] = list->kinds[i] == CR_TOKEN_NORMAL ? NO_MERGE : 0;
+    }
+    for (size_t m = 0; m < list->merge_count; m++)
+        longest = list->merges[m].length > longest ? list->merges[m].length : longest;
+    char *joined = cr_alloc(longest);
+    if (!joined)
+        return CR_ENOMEM;
+    for (size_t m = list->merge_count; m-- > 0;) {
+        const int32_t id = merged_id(index, list->merges[m], joined);
+        if (id >= 0)
+            out->scores[id] = -(float)m;
+    }
+    cr_free(joined);
+    return CR_OK;
+}
+
+static int put_scores(cr_gguf_writer *writer, gguf_lists *out, const cr_token_list *list)
+{
+    cr_text_index index = {NULL, NULL, 0};
+    int code = cr_text_index_create(&index, list->tokens, list->count);
+    if (code == CR_OK)
+        code = score_by_rank(out, list, &index);
+    if (code == CR_OK)
+        code = cr_gguf_put_f32s(writer, KEY("scores"), out->scores, out->count);
+    cr_text_index_free(&index);
+    return code;
+}
+
+static int put_role(cr_gguf_writer *writer, const char *key, int32_t id)
+{
+    return id < 0 ? CR_OK : cr_gguf_put_u32(writer, key, (uint32_t)id);
+}
+
+static int put_roles(cr_gguf_writer *writer, const cr_token_roles *roles, bool spaces)
+{
+    CR_TRY(put_role(writer, KEY("bos_token_id"), roles->bos));
+    CR_TRY(put_role(writer, KEY("eos_token_id"), roles->eos));
+    CR_TRY(put_role(writer, KEY("unknown_token_id"), roles->unknown));
+    CR_TRY(put_role(writer, KEY("padding_token_id"), roles->pad));
+    CR_TRY(cr_gguf_put_bool(writer, KEY("add_bos_token"), roles->add_bos));
+    return spaces ? cr_gguf_put_bool(writer, KEY("add_space_prefix"), roles->space_prefix) : CR_OK;
+}
+
+static int put_lists(cr_gguf_writer *writer, gguf_lists *lists, const cr_token_list *list,
+                     const description *about)
+{
+    CR_TRY(cr_gguf_put_text(writer, KEY("model"), about->rules ? "gpt2" : "llama"));
+    CR_TRY(cr_gguf_put_text(writer, KEY("pre"), about->rules ? about->rules->name : "default"));
+    CR_TRY(cr_gguf_put_texts(writer, KEY("tokens"), lists->tokens, lists->count));
+    CR_TRY(cr_gguf_put_i32s(writer, KEY("token_type"), lists->kinds, lists->count));
+    if (about->rules)
+        return cr_gguf_put_texts(writer, KEY("merges"), list->merges, list->merge_count);
+    return put_scores(writer, lists, list);
+}
+
+static int put_tokenizer(cr_gguf_writer *writer, cr_json_object root, sources *from,
+                         size_t vocabulary)
+{
+    description about = {0};
+    cr_token_list list;
+    cr_token_roles roles;
+    gguf_lists lists = {0};
+    CR_TRY(describe(root, &about));
+    CR_TRY(cr_token_list_read(&list, root));
+    from->list = &list;
+    int code;
+    CR_TRY_GOTO(find_roles(from, &about, &roles), done);
+    if (!about.rules) {
+        mark_bytes(&list);
+        if (roles.unknown >= 0)
+            list.kinds[roles.unknown] = CR_TOKEN_UNKNOWN;
+    }
+    CR_TRY_GOTO(fill_lists(&lists, &list, vocabulary), done);
+    CR_TRY_GOTO(put_lists(writer, &lists, &list, &about), done);
+    code = put_roles(writer, &roles, !about.rules);
+done:
+    cr_free(lists.tokens);
+    cr_free(lists.kinds);
+    cr_free(lists.scores);
+    cr_free(lists.spare);
+    cr_token_list_free(&list);
+    return code;
+}
+
+int cr_tokenizer_folder_to_gguf(cr_gguf_writer *writer, const cr_hub_folder *folder,
+                                size_t vocabulary)
+{
+    cr_json *tokenizer, *config = NULL;
+    cr_json_object root;
+    sources from = {.config = cr_hub_folder_config(folder)};
+    CR_TRY(cr_hub_folder_json(folder, "tokenizer.json", &tokenizer, &root));
+    int code = cr_json_optional(
+        cr_hub_folder_json(folder, "tokenizer_config.json", &config, &from.tokenizer_config));
+    if (code == CR_OK)
+        code = put_tokenizer(writer, root, &from, vocabulary);
+    cr_json_free(config);
+    cr_json_free(tokenizer);
+    return code < 0 ? cr_fail_context(code, "tokenizer.json") : CR_OK;
 }

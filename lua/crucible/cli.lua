@@ -22,7 +22,7 @@ local suggest = require "crucible.suggest"
 local cli = {}
 
 --- Names of the commands, in the order in which --help lists them.
-cli.commands = { "data", "evaluate", "fetch", "report", "runs" }
+cli.commands = { "data", "evaluate", "export", "fetch", "merge", "report", "runs" }
 
 --- Exit codes.
 cli.exit = { ok = 0, failed = 1, usage = 2, interrupted = 130 }

@@ -47,6 +47,26 @@ function core.module_matches(key, module) end
 ---@return any value, string? message, string? code
 function core.decode_json(text) end
 
+---@class crucible.core.GgufTensor
+---@field name string
+---@field type string      "Q4_1"
+---@field shape integer[]  outermost first
+---@field offset integer   of its data in the file
+---@field bytes integer    0 for a type that is not known
+
+--- What stands in a GGUF file, whatever it is: keys by name (texts, numbers, booleans and lists of them) and the
+--- table of tensors in the file's order.
+---@param path string
+---@return { keys: table<string, any>, tensors: crucible.core.GgufTensor[] }? file, string? message, string? code
+function core.read_gguf(path) end
+
+--- Overwrites the value of a key of type f64 in a GGUF file, in place: for a draft that has no name yet.
+---@param path string
+---@param key string
+---@param value number
+---@return true? ok, string? message, string? code
+function core.set_gguf_number(path, key, value) end
+
 ---@class crucible.core.Model  an open model file; read-only, shared by its sessions
 local Model = {}
 
@@ -55,6 +75,10 @@ local Model = {}
 --- norm_epsilon (numbers), tied_head (boolean).
 ---@return table<string, string|number|boolean>
 function Model:info() end
+
+--- What its file holds: every tensor with its type, shape (outermost first) and bytes, in the file's order.
+---@return { name: string, type: string, shape: integer[], bytes: integer }[]
+function Model:tensors() end
 
 --- The model's tokenizer, the same one every time. It keeps the model from being collected, but
 --- raises "model is closed" once the model was closed.
@@ -503,6 +527,52 @@ function Session:save_lora(path) end
 ---@param path string
 ---@return true? ok, string? message, string? code
 function Session:load_lora(path) end
+
+--- Writes the lora as an adapter in a GGUF file, as llama.cpp loads it. type: "f32" (default), "f16" or "bf16";
+--- notes: further metadata, a name and a text in turn.
+---@param path string
+---@param options { type: string?, notes: string[]? }?
+---@return true? ok, string? message, string? code
+function Session:save_gguf_adapter(path, options) end
+
+--- Reads such a file into a session of the same targets and ranks; a failure leaves the session as it was.
+---@param path string
+---@return true? ok, string? message, string? code
+function Session:load_gguf_adapter(path) end
+
+--- Writes the base with the lora merged into it as a GGUF file. type: "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1",
+--- "q5_0", "q5_1", "iq4_nl", "q2_k" to "q6_k", or "base" (default): the base's own. blanks: names of keys that
+--- wait for core.set_gguf_number.
+---@param path string
+---@param options { type: string?, notes: string[]?, blanks: string[]? }?
+---@return true? ok, string? message, string? code
+function Session:merge_to_gguf(path, options) end
+
+--- Writes the same as safetensors into a folder that is there: one file, or shards of at most shard_bytes (5e9) and
+--- their index. type: "f32", "f16", "bf16" or, where the base is such a folder, "base" (default).
+---@param folder string
+---@param options { type: string?, notes: string[]?, shard_bytes: integer? }?
+---@return true? ok, string? message, string? code
+function Session:merge_to_folder(folder, options) end
+
+--- SHA-256 of the matrices as a PEFT folder holds them, in hexadecimal.
+---@return string? digest, string? message, string? code
+function Session:digest() end
+
+---@class crucible.core.LogitDifference
+---@field largest number             of two logits; NaN where one is
+---@field position integer           where that was, in its row
+---@field token integer
+---@field rms number                 over all logits of all positions
+---@field positions integer
+---@field likeliest_changed integer  positions whose likeliest token differs
+
+--- How far this session's logits are from another's, with `base` without its lora, on rows of token ids.
+---@param other crucible.core.Session
+---@param rows integer[][]
+---@param options { base: boolean? }?
+---@return crucible.core.LogitDifference? difference, string? message, string? code
+function Session:logit_difference(other, rows, options) end
 
 --- Writes moments and step as safetensors, bit for bit.
 ---@param path string

@@ -35,14 +35,89 @@ end
 ---@return boolean
 function model.is(value) return getmetatable(value) == Model end
 
---- Shape and origin: family, name, quantisation, layers, width, heads, kv_heads, head_size,
---- ffn_width, vocabulary, context (tokens), rope_base, norm_epsilon, tied_head, parameters,
---- file_bytes, path.
+-- Tensors, values and bytes of each type, the largest share first.
+local function types_of(tensors)
+  local by_name, list = {}, {}
+  for _, tensor in ipairs(tensors) do
+    local entry = by_name[tensor.type]
+    if not entry then
+      entry = { type = tensor.type, tensors = 0, values = 0, bytes = 0 }
+      by_name[tensor.type], list[#list + 1] = entry, entry
+    end
+    local values = 1
+    for _, size in ipairs(tensor.shape) do values = values * size end
+    entry.tensors, entry.values, entry.bytes = entry.tensors + 1, entry.values + values, entry.bytes + tensor.bytes
+  end
+  table.sort(list, function(a, b)
+    if a.bytes ~= b.bytes then return a.bytes > b.bytes end
+    return a.type < b.type
+  end)
+  return list
+end
+
+-- Values of a lora of rank 1 on every projection: in + out of each.
+local function lora_values(info)
+  local width, query = info.width, info.heads * info.head_size
+  local key, ffn = info.kv_heads * info.head_size, info.ffn_width
+  return info.layers * ((width + query) * 2 + (width + key) * 2 + (width + ffn) * 3)
+end
+
+local Description = { __name = "crucible.model.description" }
+
+local function megabytes(bytes) return ("%.1f MB"):format(bytes / 1e6) end
+
+local function type_lines(types)
+  local parts = {}
+  for i, entry in ipairs(types) do
+    parts[i] = ("%s %s in %d tensors"):format(entry.type, megabytes(entry.bytes), entry.tensors)
+  end
+  return table.concat(parts, ", ")
+end
+
+local function template_line(text)
+  if text == "" then return "none" end
+  local first = text:match "^%s*([^\n]*)"
+  return ("%d bytes: %s%s"):format(#text, first:sub(1, 60), #first < #text and " …" or "")
+end
+
+function Description:__tostring()
+  local of, types = self.tokenizer, type_lines(self.types)
+  local rows = {
+    { "model", self.name ~= "" and self.name or paths.basename(self.path) },
+    { "file", self.path },
+    { "family", self.family },
+    { "layers", ("%d of width %d, feed-forward %d"):format(self.layers, self.width, self.ffn_width) },
+    { "attention", ("%d heads of %d, %d for keys and values"):format(self.heads, self.head_size, self.kv_heads) },
+    { "vocabulary", ("%d, head %s"):format(self.vocabulary,
+      self.tied_head and "tied to the embedding" or "of its own") },
+    { "context", ("%d tokens"):format(self.context) },
+    { "parameters", ("%.1f M"):format(self.parameters / 1e6) },
+    { "types", types },
+    { "memory", ("%s mapped; a lora of rank 16 on all projections, with gradients and moments, %s"):format(
+      megabytes(self.memory.weights_mapped), megabytes(16 * self.memory.lora_rank_1)) },
+    { "tokenizer", ("%s, %s, %d tokens%s"):format(of.model, of.pretokenizer, of.size,
+      of.add_bos and ", begins with BOS" or "") },
+    { "template", template_line(self.chat_template) },
+    { "targets", table.concat(self.targets, ", ") },
+  }
+  for i, row in ipairs(rows) do rows[i] = ("  %-11s %s"):format(row[1], row[2]) end
+  return table.concat(rows, "\n")
+end
+
+--- Shape and origin: family, name, quantisation, layers, width, heads, kv_heads, head_size, ffn_width, vocabulary,
+--- context (tokens), rope_base, norm_epsilon, tied_head, parameters, file_bytes, path, chat_template; types (tensors,
+--- values and bytes of each element type), memory (bytes: weights_mapped, and lora_rank_1 with gradients and moments on
+--- all projections), tokenizer (model, pretokenizer, size, bos, eos, …) and targets (projections that can carry a lora).
+--- tostring shows it as a table.
 ---@return table
 function Model:describe()
   local described = { path = self.path }
   for key, value in pairs(self.info) do described[key] = value end
-  return described
+  described.types = types_of(self:handle():tensors())
+  described.memory = { weights_mapped = self.info.file_bytes, lora_rank_1 = 16 * lora_values(self.info) }
+  described.tokenizer = self.tokenizer:info()
+  described.targets = require("crucible.core").targets()
+  return setmetatable(described, Description)
 end
 
 --- How PEFT would name the base model: its name on the hub, else the file's.

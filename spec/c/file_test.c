@@ -8,6 +8,7 @@
 
 #include "file/fsio.h"
 #include "file/gguf.h"
+#include "file/gguf_writer.h"
 #include "file/json.h"
 #include "file/safetensors.h"
 #include "file/sha256.h"
@@ -389,7 +390,8 @@ static void check_safetensors_writing(const char *path)
 {
     const float values[] = {1, 2, 3, 4, 5, 6};
     const char *const metadata[] = {"format", "pt", "note", "x\\y", NULL};
-    cr_safetensor_out tensors[] = {{"a \"name\"\n", 2, 3, values}, {"vector", 5, 0, values}};
+    cr_safetensor_out tensors[] = {{"a \"name\"\n", 2, 3, values, CR_DTYPE_F32},
+                                   {"vector", 5, 0, values, CR_DTYPE_F32}};
     cr_safetensors *file;
     check(cr_safetensors_write(path, tensors, 2, metadata) == CR_OK, "writes", cr_error_message());
     if (cr_safetensors_open(&file, path) == CR_OK)
@@ -403,6 +405,74 @@ static void check_safetensors_writing(const char *path)
     tensors[0].name = "\xff";
     check_refused(cr_safetensors_write(path, tensors, 2, NULL), CR_EARG, "expected UTF-8",
                   "does not write a name that cannot be read");
+}
+
+static cr_gguf_writer *start_gguf(const char *path)
+{
+    static const cr_text texts[] = {{"one", 3}, {"", 0}, {"t\0o", 3}};
+    static const int32_t integers[] = {-1, 7};
+    static const float floats[] = {0.5f};
+    static const uint64_t matrix[] = {32, 3}, vector[] = {5};
+    cr_gguf_writer *writer = NULL;
+    bool made = cr_gguf_writer_create(&writer) == CR_OK;
+    if (made)
+        cr_gguf_writer_align(writer, 64);
+    made = made && cr_gguf_put_u32(writer, "general.alignment", 64) == CR_OK &&
+           cr_gguf_put_texts(writer, "texts", texts, 3) == CR_OK &&
+           cr_gguf_put_i32s(writer, "integers", integers, 2) == CR_OK &&
+           cr_gguf_put_f32s(writer, "floats", floats, 1) == CR_OK &&
+           cr_gguf_put_bool(writer, "yes", true) == CR_OK &&
+           cr_gguf_put_f64(writer, "later", 0) == CR_OK &&
+           cr_gguf_put_tensor(writer, "m", 1, cr_dtype_find(CR_DTYPE_Q8_0), 2, matrix) == CR_OK &&
+           cr_gguf_put_tensor(writer, "v", 1, cr_dtype_find(CR_DTYPE_F32), 1, vector) == CR_OK;
+    check_refused(cr_gguf_put_tensor(writer, "odd", 3, cr_dtype_find(CR_DTYPE_Q8_0), 1, vector), CR_EARG,
+                  "tensor odd: rows of 5 values do not fill Q8_0 blocks of 32", "refuses half blocks");
+    check(made && cr_gguf_writer_begin(writer, path) == CR_OK, "begins", cr_error_message());
+    return writer;
+}
+
+static void check_gguf_read_back(const char *path, const unsigned char *data)
+{
+    cr_gguf *file;
+    const cr_text *texts;
+    const cr_gguf_tensor *m = NULL, *v = NULL;
+    size_t count;
+    double later = 0;
+    if (cr_gguf_open(&file, path) < 0) {
+        check(false, "reads what it wrote", cr_error_message());
+        return;
+    }
+    check(cr_gguf_text_array(file, "texts", &texts, &count) == CR_OK && count == 3 &&
+              texts[2].length == 3 && texts[2].bytes[1] == '\0',
+          "writes texts", "texts");
+    check(cr_gguf_weight(file, "m", 3, 32, &m) == CR_OK && m->bytes == 102 &&
+              memcmp(m->data, data, 102) == 0,
+          "writes a matrix in pieces", "m");
+    check(cr_gguf_weight(file, "v", 1, 5, &v) == CR_OK && memcmp(v->data, data + 102, 20) == 0 &&
+              cr_gguf_offset(file, v->data) % 64 == 0 && cr_gguf_alignment(file) == 64,
+          "aligns a tensor", "v");
+    check(cr_gguf_f64(file, "later", &later) == CR_OK && later == 2.5, "fills in a number", "later");
+    cr_gguf_close(file);
+}
+
+static void check_gguf_writing(const char *path)
+{
+    unsigned char data[122];
+    for (size_t i = 0; i < sizeof data; i++)
+        data[i] = (unsigned char)i;
+    cr_gguf_writer *writer = start_gguf(path);
+    check(cr_gguf_writer_data(writer, data, 50) == CR_OK, "takes a piece", cr_error_message());
+    check_refused(cr_gguf_writer_commit(writer), CR_EARG, "the data of tensor 1 are missing",
+                  "does not end early");
+    writer = start_gguf(path);
+    check(cr_gguf_writer_data(writer, data, 50) == CR_OK &&
+              cr_gguf_writer_data(writer, data + 50, 72) == CR_OK,
+          "takes pieces across tensors", cr_error_message());
+    check_refused(cr_gguf_writer_data(writer, data, 1), CR_EARG, "1 bytes more than the 2 tensors have",
+                  "does not go on behind the end");
+    check(cr_gguf_writer_commit(writer) == CR_OK, "ends", cr_error_message());
+    check(cr_gguf_set_number(path, "later", 2.5) == CR_OK, "patches", cr_error_message());
+    check_gguf_read_back(path, data);
 }
 
 /* ---- JSON ----------------------------------------------------------------------------- */
@@ -521,6 +591,7 @@ int main(int count, char **arguments)
     check_atomic_writing(folder);
     check_safetensors_refusals();
     check_safetensors_writing(path);
+    check_gguf_writing(path);
     check_no_leftovers(folder, 2);
     check(cr_remove_tree(folder) == CR_OK, "removes a tree", cr_error_message());
     check(cr_memory_count().live == 0, "releases what it took", "blocks are live");

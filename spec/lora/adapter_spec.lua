@@ -272,7 +272,8 @@ for _, engine in ipairs(engines) do
       assert.equal(0.05, config.lora_dropout)
       assert.same({ "q_proj", "v_proj", "k_proj", "o_proj" }, config.target_modules)
       assert.truthy(temp.read(folder .. "/adapter_model.safetensors"))
-      expect.raises('format must be one of "peft", got "gguf"', session.export, session, folder, { format = "gguf" })
+      expect.raises('format must be one of "peft", "gguf", "merged-safetensors", "merged-gguf", got "onnx"',
+        session.export, session, folder, { format = "onnx" })
     end)
 
     it("shares one model among sessions, which outlive it", function()

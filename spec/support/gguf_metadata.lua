@@ -1,7 +1,7 @@
 -- Copies a GGUF file with other keys: how specs make files whose metadata is wrong.
 local gguf_metadata = {}
 
-local SIZES = { [0] = 1, 1, 2, 2, 4, 4, 4, 1, [10] = 8, 8, 8 }
+local SIZES = { [0] = 1, 1, 2, 2, 4, 4, 4, 1, [10] = 8, [11] = 8, [12] = 8 }
 local STRING, ARRAY = 8, 9
 
 -- ---- values: the type's number and the bytes behind it ---------------------------------------------

@@ -3,6 +3,7 @@
 local checkpoints = require "crucible.lora.checkpoints"
 local choice_lists = require "crucible.lora.choices"
 local errors = require "crucible.errors"
+local export = require "crucible.lora.export"
 local experiment = require "crucible.lora.experiment"
 local fs = require "crucible.fs"
 local generation = require "crucible.adapters.local.generation"
@@ -265,14 +266,18 @@ end
 
 local function checkpoint_folder(self) return paths.join(self.run_dir, "checkpoints") end
 
-local function save_lora(self, folder)
+--- Writes adapter_model.safetensors and adapter_config.json into a folder that is there.
+---@param folder string
+---@return true? ok, string? message, string? code
+function Session:save_adapter(folder)
+  handle(self)
   local ok, message, code = self.core:save_lora(paths.join(folder, peft.weights_file))
   if not ok then return nil, message, code end
   return fs.write_file(paths.join(folder, peft.config_file), peft.config_bytes(self.config, self.model:hub_name()))
 end
 
 local function save_files(self, folder)
-  local ok, message, code = save_lora(self, folder)
+  local ok, message, code = self:save_adapter(folder)
   if not ok then return nil, message, code end
   return self.core:save_optimizer(paths.join(folder, checkpoints.optimizer_file))
 end
@@ -416,22 +421,34 @@ end
 ---@return crucible.lora.Checkpoint[]? list, string? message, string? code
 function Session:checkpoints() return checkpoints.list(checkpoint_folder(self)) end
 
-local export_options = schema.new("session:export", {
-  { name = "format", default = "peft", check = schema.one_of { "peft" },
-    doc = "peft: a folder with adapter_model.safetensors and adapter_config.json" },
-})
-
---- Writes the lora for other programs into a folder.
+--- Takes over the lora of a PEFT folder or of a GGUF adapter of the same targets, ranks and scales; the optimiser
+--- is not touched. A missing, unexpected or differently shaped tensor is refused, and so are tensors that do not give
+--- the digest their file records; the session then stays as it was. Gradients added so far are dropped. Returns the
+--- digest of what is held now (core:digest).
 ---@param path string
----@param options { format: "peft"? }?
----@return string? path, string? message, string? code
-function Session:export(path, options)
-  export_options:resolve(options)
+---@return string? sha256, string? message, string? code
+function Session:load_adapter(path)
   handle(self)
-  local ok, message, code = fs.make_folder(path)
-  if ok then ok, message, code = save_lora(self, path) end
+  local ok, message, code
+  if paths.is_folder(path) then
+    ok, message, code = load_weights(self, path)
+  else
+    ok, message, code = self.core:load_gguf_adapter(path)
+  end
   if not ok then return nil, message, code end
-  return path
+  self:zero_gradients()
+  return self.core:digest()
+end
+
+--- Writes the lora, alone or merged into the base, for other programs: lora/export.lua has the options. A merged
+--- model's report tells the largest difference of its logits to the session's.
+---@param path string  a folder (peft, merged-safetensors) or a file
+---@param options { format: "peft"|"gguf"|"merged-safetensors"|"merged-gguf"|nil, type: string?, shard_bytes: integer?,
+---  overwrite: boolean?, probe: string[]? }?
+---@return string? path, crucible.lora.ExportReport|string report_or_message, string? code
+function Session:export(path, options)
+  handle(self)
+  return export.write(self, path, options)
 end
 
 --- The projections that carry a branch: name (as in a Hugging Face model), layer, target, rank, alpha, scale.
@@ -446,8 +463,9 @@ function Session:describe()
   if not digest then return nil, message, code end
   local trained = 0
   for _, parameter in ipairs(handle(self):parameters()) do trained = trained + parameter.rows * parameter.columns end
-  local about = self.model:describe()
-  about.path, about.chat_template = nil, nil
+  local about = {}
+  for key, value in pairs(self.model.info) do about[key] = value end
+  about.chat_template = nil
   about.sha256, about.file, about.hub = digest, paths.basename(self.model.path), self.model:hub_name()
   return {
     engine = self.engine, model = about, trained_parameters = trained, kernels = self.kernels, threads = self.threads,
