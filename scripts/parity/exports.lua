@@ -1,10 +1,9 @@
--- Our side of scripts/check_peft.
+-- Our side of scripts/check_merged.
 --
 --     lua5.4 exports.lua JOB
 --
--- JOB: { do = "bases" | "export" | "load", … }, written by the script; results go to job.out as JSON.
+-- JOB: { do = "bases" | "export", … }, written by the script; results go to job.out as JSON.
 local crucible = require "crucible"
-local export = require "crucible.lora.export"
 local family_model = require "support.family_model"
 local golden = require "support.golden"
 local json = require "crucible.json"
@@ -49,7 +48,7 @@ end
 local function open(job)
   return assert(crucible.lora.create_session {
     config = {
-      base_model = job.base, lora_rank = job.rank, lora_alpha = job.alpha, lora_dropout = 0, threads = 2,
+      base_model = job.base, lora_rank = 3, lora_alpha = 6, lora_dropout = 0, threads = 2,
       target_modules = crucible.lora.config.targets, rslora = job.variant == "rslora" or nil,
       dora = job.variant == "dora" or nil,
     }, seed = 1,
@@ -62,15 +61,9 @@ function actions.export(job)
   local ids = json.array {}
   for i, text in ipairs(job.texts) do ids[i] = json.array(session.tokenizer:encode(text)) end
   return {
-    peft = assert(session:export(job.folder .. "/peft")), ids = ids, logprobs = logprobs(session, job.rows),
+    ids = ids, logprobs = logprobs(session, job.rows),
     merged = (assert(session:export(job.folder .. "/merged", { format = "merged-safetensors", type = "f32" }))),
   }
-end
-
-function actions.load(job)
-  local session <close> = assert(export.open(job.adapter, { model = job.base, threads = 2 }))
-  assert(session:export(job.again))
-  return { logprobs = logprobs(session, job.rows) }
 end
 
 local job = assert(json.decode(read(arg[1])))

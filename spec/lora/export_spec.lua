@@ -154,6 +154,47 @@ describe("A GGUF adapter", function()
     assert.near(2 * session.core:read("layers.0.self_attn.v_proj.lora_B")[1], first, 1e-6) -- sqrt(4)
   end)
 
+  it("has ranks and alphas of single modules as llama.cpp wants them: one alpha, the rest in B", function()
+    local patterns = {
+      rank_pattern = { k_proj = 5, ["layers\\.0\\.mlp\\.down_proj"] = 1 }, alpha_pattern = { v_proj = 2 },
+    }
+    local session <close> = adapted(tiny_model.untied_path, folder, patterns)
+    assert(session:export(folder .. "/a.gguf", { format = "gguf" }))
+    local again <close> = assert(export.open(folder .. "/a.gguf", { model = tiny_model.untied_path, threads = 1 }))
+    assert.equal(3, again.config.lora_rank)
+    assert_close(logprobs(session), logprobs(again), 1e-5)
+    assert.near(session.core:read("layers.1.self_attn.v_proj.lora_B")[1] * 2 / 6,
+      again.core:read("layers.1.self_attn.v_proj.lora_B")[1], 1e-8)
+  end)
+
+  it("of DoRA is refused by name, out and in; merged it is the same model", function()
+    local session <close> = adapted(tiny_model.untied_path, folder, { dora = true })
+    local name = "layers.0.self_attn.q_proj.lora_magnitude_vector"
+    local magnitudes = session.core:read(name)
+    for i, value in ipairs(magnitudes) do magnitudes[i] = value * (1 + 0.01 * (i % 5)) end
+    session.core:write(name, magnitudes)
+    local expected = logprobs(session)
+    expect.fails("unsupported", "a GGUF adapter cannot hold DoRA's magnitudes", session:export(folder .. "/a.gguf",
+      { format = "gguf" }))
+    expect.fails("unsupported", "a GGUF adapter cannot hold DoRA's magnitudes",
+      session.core:save_gguf_adapter(folder .. "/a.gguf"))
+    for _, target in ipairs { "m.gguf", "m" } do
+      local format = target == "m" and "merged-safetensors" or "merged-gguf"
+      local path, report = session:export(folder .. "/" .. target, { format = format, type = "f32" })
+      assert(path, report)
+      assert_close(expected, merged_logprobs(path), 1e-4)
+      assert.is_true(report.difference.largest < 1e-3)
+    end
+    local plain <close> = adapted(tiny_model.untied_path, folder)
+    assert(plain:export(folder .. "/a.gguf", { format = "gguf" }))
+    expect.fails("unsupported", "holds no magnitudes of DoRA", session:load_adapter(folder .. "/a.gguf"))
+    -- A PEFT folder holds them, and comes back.
+    assert(session:export(folder .. "/peft"))
+    local again <close> = assert(export.open(folder .. "/peft", { model = tiny_model.untied_path, threads = 1 }))
+    assert.equal(assert(session.core:digest()), assert(again.core:digest()))
+    assert_close(expected, logprobs(again), 1e-6)
+  end)
+
   it("may hold half-length floats", function()
     local session <close> = adapted(tiny_model.untied_path, folder)
     for _, kind in ipairs { "f16", "bf16" } do

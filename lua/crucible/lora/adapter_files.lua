@@ -2,7 +2,6 @@
 local errors = require "crucible.errors"
 local fs = require "crucible.fs"
 local gguf = require "crucible.gguf"
-local json = require "crucible.json"
 local models = require "crucible.models"
 local paths = require "crucible.paths"
 local peft = require "crucible.lora.peft"
@@ -40,13 +39,6 @@ local function base_of(found)
   return type(base) == "string" and known_name(base) or nil
 end
 
-local function options_of(found)
-  return {
-    lora_rank = found.r, lora_alpha = found.lora_alpha, lora_dropout = found.lora_dropout,
-    target_modules = found.target_modules, rslora = found.use_rslora == true,
-  }
-end
-
 local function describe_folder(path)
   local file = paths.join(path, peft.config_file)
   if not paths.is_file(file) then
@@ -54,10 +46,10 @@ local function describe_folder(path)
   end
   local bytes, message, code = fs.read_file(file)
   if not bytes then return nil, message, code end
-  local found
-  found, message, code = json.decode(bytes)
-  if code then return errors.failure(code, "%s: %s", file, message) end
-  return { format = "peft", options = options_of(found), base_model = base_of(found) }
+  local options
+  options, message, code = peft.options(bytes)
+  if not options then return errors.failure(code, "%s: %s", file, message) end
+  return { format = "peft", options = options, base_model = base_of(peft.read(bytes)) }
 end
 
 -- ---- GGUF ------------------------------------------------------------------------------------------
