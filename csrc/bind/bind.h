@@ -252,6 +252,7 @@ int bind_session_merge_to_folder(lua_State *L);
 int bind_session_digest(lua_State *L);
 int bind_session_logit_difference(lua_State *L);
 int bind_read_gguf(lua_State *L);        /* gguf.c */
+int bind_read_gguf_tensor(lua_State *L);
 int bind_set_gguf_number(lua_State *L);
 int bind_encoder_open(lua_State *L);     /* encoder.c */
 int bind_open_http(lua_State *L);        /* http.c */

@@ -54,6 +54,7 @@ static const luaL_Reg functions[] = {
     {"tinker_decode", bind_tinker_decode},
     /* gguf.c */
     {"read_gguf", bind_read_gguf},
+    {"read_gguf_tensor", bind_read_gguf_tensor},
     {"set_gguf_number", bind_set_gguf_number},
     {NULL, NULL},
 };

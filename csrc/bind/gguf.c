@@ -150,6 +150,52 @@ int bind_read_gguf(lua_State *L)
     return 1;
 }
 
+/* The tensor of that name, checked to be of a type that can be expanded and not too large for a list. */
+static int find_tensor(const cr_gguf *file, const char *name, const cr_gguf_tensor **out)
+{
+    enum { MOST = 1 << 24 };
+    char type[24];
+    uint64_t values = 1;
+    const cr_gguf_tensor *tensor = *out = cr_gguf_tensor_find(file, name);
+    if (!tensor)
+        return cr_fail(CR_ENOTFOUND, "tensor %.80s is missing", name);
+    if (!cr_dtype_find(tensor->type))
+        return cr_fail(CR_EUNSUPPORTED, "tensor %.80s: element type %s is not supported", name,
+                       cr_dtype_name(tensor->type, type));
+    for (int i = 0; i < tensor->dims; i++)
+        values = tensor->shape[i] <= MOST / values ? values * tensor->shape[i] : MOST + 1;
+    return values <= MOST ? CR_OK
+                          : cr_fail(CR_EARG, "tensor %.80s has more than %d values", name, MOST);
+}
+
+static void push_values(lua_State *L, const cr_gguf_tensor *tensor)
+{
+    size_t count = 1;
+    for (int i = 0; i < tensor->dims; i++)
+        count *= (size_t)tensor->shape[i];
+    float *values = bind_space(L, count, sizeof *values);
+    cr_dtype_expand(values, cr_dtype_find(tensor->type), tensor->data, 0, count);
+    bind_push_floats(L, values, count);
+}
+
+int bind_read_gguf_tensor(lua_State *L)
+{
+    const char *path = bind_path(L, 1);
+    const char *name = luaL_checkstring(L, 2);
+    bind_box *box = bind_push_box(L, release_file);
+    cr_gguf *file = NULL;
+    const cr_gguf_tensor *tensor;
+    int code = cr_gguf_open(&file, path);
+    if (code < 0)
+        return bind_failure(L, code);
+    box->memory = file;
+    code = find_tensor(file, name, &tensor);
+    if (code < 0)
+        return bind_failure(L, code);
+    push_values(L, tensor);
+    return 1;
+}
+
 int bind_set_gguf_number(lua_State *L)
 {
     const char *path = bind_path(L, 1);

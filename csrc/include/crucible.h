@@ -30,6 +30,7 @@
  *     gradients              measured, scaled, frozen, watched
  *     files of a session     PEFT's layout; optimiser state; memory beforehand
  *     generation             sampling, constraints, scores
+ *     files for others       GGUF adapters, merged models, what a merge changes
  *     encoders               vectors and labels of texts (BERT, RoBERTa)
  *     tensors                arrays for losses and statistics
  *     topology               persistent homology, assignments
@@ -774,7 +775,7 @@ CR_API int cr_generation_score(cr_generation *generation, const cr_prompt *conti
 CR_API int cr_session_score(cr_session *session, const cr_prompt *prompts, size_t count,
                             const cr_prompt *continuations, size_t choices, bool base, double *out);
 
-/* ---- files for other programs ---------------------------------------------------- */
+/* ---- files for others ------------------------------------------------------------ */
 
 /* What is written beside the tensors, and how. */
 typedef struct cr_export_options {

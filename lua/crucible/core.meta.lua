@@ -60,6 +60,12 @@ function core.decode_json(text) end
 ---@return { keys: table<string, any>, tensors: crucible.core.GgufTensor[] }? file, string? message, string? code
 function core.read_gguf(path) end
 
+--- The values of a tensor in a GGUF file, row-major; at most 2^24 of them.
+---@param path string
+---@param name string
+---@return number[]? values, string? message, string? code
+function core.read_gguf_tensor(path, name) end
+
 --- Overwrites the value of a key of type f64 in a GGUF file, in place: for a draft that has no name yet.
 ---@param path string
 ---@param key string

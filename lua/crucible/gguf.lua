@@ -15,20 +15,10 @@ function gguf.read(path) return core.read_gguf(path) end
 ---@return true? ok, string? message, string? code
 function gguf.set_number(path, key, value) return core.set_gguf_number(path, key, value) end
 
---- The values of a tensor of f32.
+--- The values of a tensor, row-major.
 ---@param path string
----@param tensor crucible.core.GgufTensor
+---@param name string
 ---@return number[]? values, string? message, string? code
-function gguf.floats(path, tensor)
-  local handle, message = io.open(path, "rb")
-  if not handle then return nil, message, "io" end
-  local file <close> = handle
-  file:seek("set", tensor.offset)
-  local bytes = file:read(tensor.bytes)
-  if not bytes or #bytes < tensor.bytes then return nil, path .. ": the file ends early", "io" end
-  local values = {}
-  for i = 1, tensor.bytes // 4 do values[i] = string.unpack("<f", bytes, 4 * i - 3) end
-  return values
-end
+function gguf.values(path, name) return core.read_gguf_tensor(path, name) end
 
 return gguf

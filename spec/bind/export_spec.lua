@@ -33,6 +33,16 @@ describe("crucible.core on GGUF files", function()
     end
   end)
 
+  it("reads a tensor's values", function()
+    local path = "csrc/fuzz/seeds/gguf_adapter/whole.gguf"
+    assert.same({ 0.5, 0.5, 0.5, 0.5 }, core.read_gguf_tensor(path, "blk.3.ffn_down.weight.lora_a"))
+    assert.equal(16, #core.read_gguf_tensor(path, "blk.0.attn_q.weight.lora_a"))
+    expect.fails("not_found", "tensor no.such is missing", core.read_gguf_tensor(path, "no.such"))
+    expect.fails("not_found", folder .. "/none", core.read_gguf_tensor(folder .. "/none", "x"))
+    expect.fails("unsupported", "element type Q8_1 is not supported",
+      core.read_gguf_tensor("csrc/fuzz/seeds/gguf_adapter/bad_dtype.gguf", "blk.0.attn_q.weight.lora_a"))
+  end)
+
   it("fails on what is none", function()
     expect.fails("not_found", folder .. "/none", core.read_gguf(folder .. "/none"))
     expect.fails("format", "not a GGUF file", core.read_gguf(temp.file(folder, "x.gguf", "GGML....")))

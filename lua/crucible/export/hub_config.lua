@@ -62,20 +62,20 @@ local function find_bands(divisors, base, head_size)
   end
 end
 
-local function tensor_named(file, name)
+local function has_tensor(file, name)
   for _, tensor in ipairs(file.tensors) do
-    if tensor.name == name then return tensor end
+    if tensor.name == name then return true end
   end
+  return false
 end
 
 -- rope_scaling, or nil where positions count as they are.
 local function rope_scaling(model, file, arch)
-  local tensor = tensor_named(file, "rope_freqs.weight")
-  if not tensor then
+  if not has_tensor(file, "rope_freqs.weight") then
     if file.keys[arch .. ".rope.scaling.type"] ~= "linear" then return nil end
     return { rope_type = "linear", factor = meant(file.keys[arch .. ".rope.scaling.factor"]) }
   end
-  local divisors, message, code = gguf.floats(model.path, tensor)
+  local divisors, message, code = gguf.values(model.path, "rope_freqs.weight")
   if not divisors then return nil, message, code end
   local bands = find_bands(divisors, model.info.rope_base, model.info.head_size)
   if bands then return bands end
