@@ -31,6 +31,7 @@ local OWNED_HEADERS = {
     what = "threads" },
   { names = { "pcre2.h" }, only = { "csrc/text/", "csrc/fuzz/fuzz_regex.c" }, what = "PCRE2" },
   { names = { "curl/curl.h", "curl/multi.h", "curl/easy.h" }, only = { "csrc/net/" }, what = "libcurl" },
+  { names = { "histedit.h" }, only = { "csrc/bind/editline.c" }, what = "libedit" },
   { names = { "archive.h", "archive_entry.h" }, only = { "csrc/file/" }, what = "libarchive" },
 }
 local OWNED_CALLS = {
@@ -59,7 +60,9 @@ local CORE_USERS = {
   ["lua/crucible/adapters/local.lua"] = true,
   ["lua/crucible/adapters/tinker/codec.lua"] = true,
   ["lua/crucible/adapters/tinker/loop.lua"] = true,
+  ["lua/crucible/cli/doctor.lua"] = true,
   ["lua/crucible/datasets/files.lua"] = true,
+  ["lua/crucible/docs.lua"] = true,
   ["lua/crucible/download.lua"] = true,
   ["lua/crucible/domain/topology.lua"] = true,
   ["lua/crucible/encoder.lua"] = true,

@@ -244,6 +244,7 @@ int bind_session_share_gradients(lua_State *L);
 int bind_session_share(lua_State *L);
 int bind_session_generate(lua_State *L); /* generation.c */
 int bind_session_score(lua_State *L);
+int bind_session_top(lua_State *L);
 int bind_tokenizer_constraint(lua_State *L); /* constraint.c */
 int bind_session_save_gguf_adapter(lua_State *L); /* export.c */
 int bind_session_load_gguf_adapter(lua_State *L);

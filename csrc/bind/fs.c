@@ -263,8 +263,8 @@ static int fs_random_bytes(lua_State *L)
 
 static int stream_option(lua_State *L)
 {
-    static const char *const streams[] = {"stdout", "stderr", NULL};
-    static const int descriptors[] = {STDOUT_FILENO, STDERR_FILENO};
+    static const char *const streams[] = {"stdout", "stderr", "stdin", NULL};
+    static const int descriptors[] = {STDOUT_FILENO, STDERR_FILENO, STDIN_FILENO};
     return descriptors[luaL_checkoption(L, 1, NULL, streams)];
 }
 

@@ -225,6 +225,40 @@ int bind_session_score(lua_State *L)
     return 1;
 }
 
+enum { MOST_TOP = 65536 };
+
+/* top(tokens, k, { base }): ids[i][j], logprobs[i][j]. */
+int bind_session_top(lua_State *L)
+{
+    session_core(L);
+    lua_settop(L, 4);
+    score_options options = {false};
+    bind_read_options(L, 4, score_fields, &options);
+    lua_Integer k = luaL_checkinteger(L, 3);
+    luaL_argcheck(L, k >= 1 && k <= MOST_TOP, 3, "expected how many tokens, from 1 to 65536");
+    lua_pushvalue(L, 2);
+    const bind_place place = {2, "tokens", {0, 0}};
+    size_t count = bind_list_length(L, place);
+    int32_t *tokens = bind_space(L, count, sizeof *tokens);
+    lua_pushvalue(L, 2);
+    bind_read_ids(L, place, tokens, count);
+    const cr_prompt text = {tokens, count};
+    int32_t *ids = bind_space(L, count * (size_t)k, sizeof *ids);
+    float *logprobs = bind_space(L, count * (size_t)k, sizeof *logprobs);
+    int code = cr_session_top(session_core(L), &text, (size_t)k, options.base, ids, logprobs);
+    if (code < 0)
+        return bind_failure(L, code);
+    bind_new_list(L, count);
+    bind_new_list(L, count);
+    for (size_t i = 0; i < count; i++) {
+        bind_push_ids(L, ids + i * (size_t)k, (size_t)k);
+        lua_rawseti(L, -3, (lua_Integer)i + 1);
+        bind_push_floats(L, logprobs + i * (size_t)k, (size_t)k);
+        lua_rawseti(L, -2, (lua_Integer)i + 1);
+    }
+    return 2;
+}
+
 static int generation_score(lua_State *L)
 {
     size_t rows = check_generation(L)->events;

@@ -445,6 +445,7 @@ static const luaL_Reg methods[] = {
     /* generation.c */
     {"generate", bind_session_generate},
     {"score", bind_session_score},
+    {"top", bind_session_top},
     /* export.c */
     {"save_gguf_adapter", bind_session_save_gguf_adapter},
     {"load_gguf_adapter", bind_session_load_gguf_adapter},

@@ -1,7 +1,7 @@
 /* signals.c: crucible.core.signals: SIGINT and SIGTERM noted instead of obeyed, for programs that ask.
  *
  * A process has one disposition for each signal, so this is the one file with state outside a
- * lua_State: what was there before, which signal came, and the session that it cancels. Nothing
+ * lua_State: what was there before, which signal came, and the sessions that it cancels. Nothing
  * is installed until `install` is called, and by one holder at a time; `restore` puts back what was
  * there.
  *
@@ -10,15 +10,15 @@
  * nothing.
  *
  * The first signal is noted and both signals get their default action back, so that a second one ends
- * the process at once. `rearm` forgets the first. A signal that was ignored (a shell's background job,
- * nohup) stays ignored. */
+ * the process at once; `install` may ask for more patience than that. `rearm` forgets what came. A signal
+ * that was ignored (a shell's background job, nohup) stays ignored. */
 #define _POSIX_C_SOURCE 200809L
 #include "bind/bind.h"
 
 #include <signal.h>
 #include <stdatomic.h>
 
-enum { SIGNALS = 2 };
+enum { SIGNALS = 2, MOST_SESSIONS = 64 };
 
 static const int numbers[SIGNALS] = {SIGINT, SIGTERM};
 static const char *const names[SIGNALS] = {"SIGINT", "SIGTERM"};
@@ -26,7 +26,8 @@ static const char *const names[SIGNALS] = {"SIGINT", "SIGTERM"};
 static atomic_flag held = ATOMIC_FLAG_INIT;
 static struct sigaction before[SIGNALS];
 static volatile sig_atomic_t came; /* the first signal since install or rearm; 0 = none */
-static _Atomic(cr_session *) to_cancel;
+static volatile sig_atomic_t patience, left; /* signals that are noted before one is obeyed */
+static _Atomic(cr_session *) to_cancel[MOST_SESSIONS];
 
 static void obey(int i)
 {
@@ -43,12 +44,15 @@ static bool was_ignored(int i)
 static void on_signal(int number)
 {
     came = number;
+    left = left - 1;
     for (int i = 0; i < SIGNALS; i++)
-        if (!was_ignored(i))
+        if (left <= 0 && !was_ignored(i))
             obey(i);
-    cr_session *session = atomic_load(&to_cancel);
-    if (session != NULL)
-        cr_session_cancel(session);
+    for (int i = 0; i < MOST_SESSIONS; i++) {
+        cr_session *session = atomic_load(&to_cancel[i]);
+        if (session != NULL)
+            cr_session_cancel(session);
+    }
 }
 
 static void listen(int i)
@@ -63,11 +67,17 @@ static void listen(int i)
 
 /* ---- who holds them -------------------------------------------------------------------- */
 
+static void forget_sessions(void)
+{
+    for (int i = 0; i < MOST_SESSIONS; i++)
+        atomic_store(&to_cancel[i], NULL);
+}
+
 static int watch_end(lua_State *L)
 {
     if (bind_take(L, 1, &bind_watch_class) == NULL)
         return 0;
-    atomic_store(&to_cancel, NULL);
+    forget_sessions();
     for (int i = 0; i < SIGNALS; i++)
         sigaction(numbers[i], &before[i], NULL);
     atomic_flag_clear(&held);
@@ -105,14 +115,17 @@ static bool is_mine(lua_State *L)
 
 /* ---- the functions --------------------------------------------------------------------- */
 
-/* install(): false when someone in this process holds the signals already. */
+/* install(patience): false when someone in this process holds the signals already. */
 static int signals_install(lua_State *L)
 {
+    lua_Integer count = luaL_optinteger(L, 1, 1);
+    luaL_argcheck(L, count >= 1 && count <= 100, 1, "expected 1 to 100 signals to be noted");
     bind_handle *watch = push_watch(L);
     bool mine = !atomic_flag_test_and_set(&held);
     if (mine) {
         watch->core = &held;
         came = 0;
+        left = patience = (sig_atomic_t)count;
         for (int i = 0; i < SIGNALS; i++)
             sigaction(numbers[i], NULL, &before[i]);
         for (int i = 0; i < SIGNALS; i++)
@@ -145,26 +158,33 @@ static int signals_rearm(lua_State *L)
     if (!is_mine(L))
         return 0;
     came = 0;
+    left = patience;
     for (int i = 0; i < SIGNALS; i++)
         listen(i);
     return 0;
 }
 
-/* cancels(session or nil): whose call in progress the next signal cancels. */
+/* cancels(session, ...): whose calls in progress a signal cancels from now on; nil or nothing: none's. */
 static int signals_cancels(lua_State *L)
 {
-    bool none = lua_isnoneornil(L, 1);
-    cr_session *session = none ? NULL : bind_core(L, 1, &bind_session_class);
-    if (is_mine(L))
-        atomic_store(&to_cancel, session);
+    int count = lua_isnoneornil(L, 1) ? 0 : lua_gettop(L);
+    luaL_argcheck(L, count <= MOST_SESSIONS, MOST_SESSIONS + 1, "expected at most 64 sessions");
+    for (int i = 0; i < count; i++)
+        bind_core(L, i + 1, &bind_session_class);
+    if (!is_mine(L))
+        return 0;
+    forget_sessions();
+    for (int i = 0; i < count; i++)
+        atomic_store(&to_cancel[i], bind_core(L, i + 1, &bind_session_class));
     return 0;
 }
 
 void bind_signals_forget(cr_session *session)
 {
-    cr_session *expected = session;
-    if (session != NULL)
-        atomic_compare_exchange_strong(&to_cancel, &expected, NULL);
+    for (int i = 0; session != NULL && i < MOST_SESSIONS; i++) {
+        cr_session *expected = session;
+        atomic_compare_exchange_strong(&to_cancel[i], &expected, NULL);
+    }
 }
 
 const luaL_Reg bind_signals_functions[] = {

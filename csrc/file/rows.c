@@ -113,7 +113,7 @@ static int add_error(block *b, record *bad)
     const char *message = cr_error_message();
     const size_t size = strlen(message) + 1;
     if (b->messages_size + size >= NO_ERROR)
-        return cr_fail(CR_ENOMEM, "too many bad rows");
+        return cr_fail(CR_ENOMEM, "more bad rows than their messages can be kept of (%zu bytes)", b->messages_size);
     CR_TRY(grow_bytes(&b->messages, &b->messages_room, b->messages_size + size));
     memcpy(b->messages + b->messages_size, message, size);
     bad->error = (uint32_t)b->messages_size;

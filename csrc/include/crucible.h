@@ -775,6 +775,12 @@ CR_API int cr_generation_score(cr_generation *generation, const cr_prompt *conti
 CR_API int cr_session_score(cr_session *session, const cr_prompt *prompts, size_t count,
                             const cr_prompt *continuations, size_t choices, bool base, double *out);
 
+/* The k likeliest tokens after every position of a text, best first, and their log-probabilities:
+ * ids and logprobs [text->count, k]; row i is what may follow tokens 0 to i. No dropout; nothing
+ * is kept. CR_EARG for a k outside 1 to the vocabulary, CR_ECONTEXT, CR_ENOMEM, CR_ECANCELLED. */
+CR_API int cr_session_top(cr_session *session, const cr_prompt *text, size_t k, bool base, int32_t *ids,
+                          float *logprobs);
+
 /* ---- files for others ------------------------------------------------------------ */
 
 /* What is written beside the tensors, and how. */

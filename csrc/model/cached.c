@@ -295,7 +295,8 @@ int cr_cached_forward(const cr_cached_pass *pass, cr_arena *arena, float **hidde
     embed(pass, &b);
     for (size_t l = 0; l < pass->model->config.layers; l++) {
         if (pass->cancelled && *pass->cancelled)
-            return cr_fail(CR_ECANCELLED, "cancelled");
+            return cr_fail(CR_ECANCELLED, "cancelled before layer %zu of %zu", l + 1,
+                           pass->model->config.layers);
         run_layer(pass, &b, l);
     }
     *hidden = b.x;

@@ -299,10 +299,11 @@ static void prepare_turns(cr_pass *pass)
         cr_rope_turns(pass->local_turns, &pass->model->local_rope, batch->positions, batch->n);
 }
 
-static int check_cancelled(const cr_pass *pass)
+static int check_cancelled(const cr_pass *pass, size_t layer, const char *where)
 {
     if (pass->cancelled && *pass->cancelled)
-        return cr_fail(CR_ECANCELLED, "cancelled");
+        return cr_fail(CR_ECANCELLED, "cancelled %s layer %zu of %zu", where, layer + 1,
+                       pass->model->config.layers);
     return CR_OK;
 }
 
@@ -311,7 +312,7 @@ int cr_pass_forward(cr_pass *pass)
     prepare_turns(pass);
     embed(pass);
     for (size_t l = 0; l < pass->model->config.layers; l++) {
-        CR_TRY(check_cancelled(pass));
+        CR_TRY(check_cancelled(pass, l, "before"));
         attention_forward(pass, l, pass->inputs[l], kept_of(pass, l));
         ffn_forward(pass, l, pass->inputs[l + 1], kept_of(pass, l));
     }
@@ -451,7 +452,7 @@ int cr_pass_backward(cr_pass *pass)
 {
     size_t lowest = lowest_layer(pass);
     for (size_t l = pass->model->config.layers; l-- > lowest;) {
-        CR_TRY(check_cancelled(pass));
+        CR_TRY(check_cancelled(pass, l, "on the way back before"));
         cr_layer_kept *kept = kept_of(pass, l);
         if (pass->recompute) {
             attention_forward(pass, l, pass->inputs[l], kept);

@@ -74,8 +74,8 @@ static int check_candidates(const cr_question *question, size_t datum, size_t le
             return cr_fail(CR_EARG, "datum %zu: candidates at position %d, expected 1 to %zu",
                            datum + 1, (int)position + 1, length);
         if (count < 0)
-            return cr_fail(CR_EARG, "datum %zu: %d candidates at a position", datum + 1,
-                           (int)count);
+            return cr_fail(CR_EARG, "datum %zu: %d candidates at position %d, expected 0 or more",
+                           datum + 1, (int)count, (int)position + 1);
         for (int32_t k = 0; k < count; k++, ids++)
             if (*ids < 0 || (size_t)*ids >= vocabulary)
                 return cr_fail(CR_EARG, "datum %zu: candidate %d, expected a token from 0 to %zu",

@@ -92,7 +92,9 @@ local function check_one_kind(given)
   local kinds = 0
   for _, name in ipairs { "choices", "regex", "grammar" } do kinds = kinds + (given[name] and 1 or 0) end
   if kinds ~= 1 then errors.raise("constraint: expected one of choices, regex and grammar, got %d of them", kinds) end
-  if given.choices and #given.choices == 0 then errors.raise("constraint: choices is empty") end
+  if given.choices and #given.choices == 0 then
+    errors.raise("constraint: choices is empty, expected at least one text")
+  end
 end
 
 --- The pattern that options mean. Raises on misuse.

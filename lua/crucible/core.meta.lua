@@ -629,6 +629,14 @@ function Session:generate(prompts, params) end
 ---@return number[][]? scores, string? message, string? code
 function Session:score(prompts, continuations, options) end
 
+--- The k likeliest tokens after every position of a text, best first: ids[i][j] and their log-probabilities,
+--- where row i is what may follow tokens 1 to i.
+---@param tokens integer[]
+---@param k integer
+---@param options { base: boolean? }?
+---@return integer[][]? ids, number[][]|string logprobs_or_message, string? code
+function Session:top(tokens, k, options) end
+
 --- Makes the running call return nil, message, "cancelled" at the next layer. A call blocks the Lua
 --- state it is made from, so this serves hosts that reach the session from another thread.
 function Session:cancel() end
@@ -792,13 +800,13 @@ function core.fs.time() end
 ---@return string? bytes, string? message, string? code
 function core.fs.random_bytes(n) end
 
---- true when the stream ("stdout" or "stderr") is a terminal.
----@param stream string
+--- true when the stream is a terminal.
+---@param stream "stdout"|"stderr"|"stdin"
 ---@return boolean
 function core.fs.is_terminal(stream) end
 
 --- Columns and rows of the terminal behind a stream; nil where there is none.
----@param stream "stdout"|"stderr"
+---@param stream "stdout"|"stderr"|"stdin"
 ---@return integer? columns, integer? rows
 function core.fs.terminal_size(stream) end
 
@@ -925,9 +933,11 @@ function core.tinker_decode(kind, bytes) end
 ---@class crucible.core.signals  SIGINT and SIGTERM of this process; crucible.signals is their face
 core.signals = {}
 
---- Notes both from now on; a second one ends the process. False when someone in this process does already.
+--- Notes both from now on. Once `patience` of them came (1, the default), the next ends the process. False when
+--- someone in this process does already.
+---@param patience integer?  1 to 100
 ---@return boolean installed
-function core.signals.install() end
+function core.signals.install(patience) end
 
 --- Puts back what was there before install; so does the end of this Lua state. Like the functions below it does
 --- nothing in a state that has not installed.
@@ -940,9 +950,10 @@ function core.signals.pending() end
 --- Forgets it: the next signal is again the first.
 function core.signals.rearm() end
 
---- The session whose call in progress a signal cancels; nil: none.
+--- The sessions, at most 64, whose calls in progress a signal cancels from now on; nil: none.
 ---@param session crucible.core.Session?
-function core.signals.cancels(session) end
+---@param ... crucible.core.Session
+function core.signals.cancels(session, ...) end
 
 ---@class crucible.core.Array  a dense array of f32 or f64; crucible.tensor is the face for everyday use
 --- Its functions are those of core.tensor. It has __gc and __close; tostring says type and count.

@@ -146,7 +146,7 @@ local function header_lines(headers, kept, validator)
   local lines = {}
   for name, value in pairs(headers or {}) do
     if type(name) ~= "string" or type(value) ~= "string" then
-      errors.raise("download.fetch: headers are strings by name")
+      errors.raise("download.fetch: headers are strings by name, got %s for %s", schema.show(value), schema.show(name))
     end
     lines[#lines + 1] = name .. ": " .. value
   end
@@ -166,8 +166,14 @@ local function start(client, want, place, kept, validator)
   }
 end
 
+--- Where it is set, asked again and again while something is fetched: true ends it as if progress had returned
+--- false. For programs that listen to Ctrl-C.
+---@type (fun(): boolean)?
+download.unwanted = nil
+
 -- False when the caller wants no more.
 local function report(want, fields)
+  if download.unwanted and download.unwanted() then return false end
   if not want.progress then return true end
   fields.url = want.url
   return want.progress(fields) ~= false

@@ -8,6 +8,7 @@ local rooms = {
   constraint = "crucible.constraint",
   core = "crucible.core",
   encoder = "crucible.encoder",
+  help = "crucible.help",
   lora = "crucible.lora",
   model = "crucible.model",
   models = "crucible.models",
@@ -23,6 +24,7 @@ local rooms = {
 ---@field constraint crucible.constraint  patterns that generated text must keep
 ---@field core crucible.core            the C module
 ---@field encoder crucible.encoder      crucible.encoder(name_or_path): vectors of texts, entailment
+---@field help crucible.help          what a function, an option or a value is: crucible.help(x)
 ---@field lora crucible.lora            experiments, sessions, training, evaluation
 ---@field model crucible.model          crucible.model(name_or_path) opens a base model
 ---@field models crucible.models        names of models and where their files lie
@@ -41,4 +43,5 @@ return setmetatable(crucible, {
     return loaded
   end,
   __tostring = function() return crucible._VERSION end,
+  rooms = rooms,
 })

@@ -138,7 +138,12 @@ function lora.create_session(options)
   return engine.create_session(given)
 end
 
+local names = {}
+for _, room in ipairs(rooms) do names[room] = rooms[room] end
+
 return setmetatable(lora, {
+  rooms = names, -- for help and completion
+  __tostring = function() return "crucible.lora" end,
   __index = function(self, name)
     if not rooms[name] then return nil end
     local room = require(rooms[name])

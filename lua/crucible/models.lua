@@ -130,7 +130,9 @@ local function read_config(path)
   local given
   given, message, code = json.decode(text)
   if code then return errors.failure(code, "%s: %s", path, message) end
-  if type(given) ~= "table" or #given > 0 then return errors.failure("format", "%s: expected an object", path) end
+  if type(given) ~= "table" or #given > 0 then
+    return errors.failure("format", "%s: expected an object of names, got %s", path, schema.show(given))
+  end
   return given
 end
 

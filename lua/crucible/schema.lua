@@ -7,6 +7,8 @@ local suggest = require "crucible.suggest"
 ---@field what string  what is expected: "an integer of at least 1"
 ---@field kind string  "integer", "number", "boolean", "string", "strings" or "other"
 ---@field read fun(value: any): boolean, any  true and the value to keep; or false and, if any, a reason
+---@field choices crucible.schema.Check[]?  of schema.either
+---@field words string[]?  of schema.one_of
 
 ---@class crucible.schema.Entry
 ---@field name string
@@ -101,12 +103,14 @@ end)
 function schema.one_of(words)
   local quoted = {}
   for i, word in ipairs(words) do quoted[i] = ('"%s"'):format(word) end
-  return check("string", "one of " .. table.concat(quoted, ", "), function(value)
+  local made = check("string", "one of " .. table.concat(quoted, ", "), function(value)
     for _, word in ipairs(words) do
       if value == word then return true, value end
     end
     return false
   end)
+  made.words = words
+  return made
 end
 
 --- A list whose members satisfy `member`; copied.
@@ -138,7 +142,7 @@ end
 function schema.either(...)
   local choices, whats = { ... }, {}
   for i, choice in ipairs(choices) do whats[i] = choice.what end
-  return check(choices[1].kind, table.concat(whats, " or "), function(value)
+  local made = check(choices[1].kind, table.concat(whats, " or "), function(value)
     local reason
     for _, choice in ipairs(choices) do
       local ok, kept = choice.read(value)
@@ -147,6 +151,8 @@ function schema.either(...)
     end
     return false, type(reason) == "string" and reason or nil
   end)
+  made.choices = choices
+  return made
 end
 
 --- A check of one's own: `test(value)` returns true, or false and perhaps a reason that is
@@ -180,6 +186,9 @@ function schema.show(value)
   return "a " .. type(value)
 end
 
+--- A deep copy; what has a metatable stays what it is.
+---@param value any
+---@return any
 local function deep_copy(value)
   if type(value) ~= "table" or getmetatable(value) then return value end
   local copy = {}
@@ -187,6 +196,10 @@ local function deep_copy(value)
   return copy
 end
 schema.copy = deep_copy
+
+--- Schemas by owner: what help() looks options up in.
+---@type table<string, crucible.schema>
+schema.by_owner = {}
 
 --- A schema for the options of `owner`.
 ---@param owner string
@@ -198,6 +211,15 @@ function schema.new(owner, entries)
     self.by_name[entry.name] = entry
     self.names[i] = entry.name
   end
+  schema.by_owner[owner] = self
+  return self
+end
+
+--- Says that another function takes the same options, for help().
+---@param owner string
+---@return crucible.schema self
+function Schema:also(owner)
+  schema.by_owner[owner] = self
   return self
 end
 
@@ -259,7 +281,10 @@ function Schema:pick(options)
   return picked
 end
 
-local function show_default(entry)
+--- The default of an option in words: `8`, `"text"`, `-` for none, `required`.
+---@param entry crucible.schema.Entry
+---@return string
+function schema.show_default(entry)
   if entry.required then return "required" end
   local value = entry.default
   if type(value) ~= "table" then return value == nil and "-" or schema.show(value) end
@@ -275,7 +300,7 @@ end
 function Schema:help()
   local lines = { self.owner }
   for _, entry in ipairs(self.entries) do
-    lines[#lines + 1] = ("  %s = %s"):format(entry.name, show_default(entry))
+    lines[#lines + 1] = ("  %s = %s"):format(entry.name, schema.show_default(entry))
     lines[#lines + 1] = ("      %s (%s)"):format(entry.doc, entry.check.what)
   end
   return table.concat(lines, "\n") .. "\n"

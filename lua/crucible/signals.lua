@@ -3,9 +3,10 @@
 --     local watcher <close> = assert(signals.install())
 --     … watcher:pending() … "SIGINT"
 --
--- The first signal is noted; a second one ends the process at once, as if nobody had listened. Nothing is
--- installed until a program asks: in another program's process that is the host's decision. Watchers in one
--- Lua state share; two Lua states of one process cannot both have one.
+-- The first signal is noted; a second one ends the process at once, as if nobody had listened (or a later one,
+-- for programs that ask for patience). Nothing is installed until a program asks: in another program's process
+-- that is the host's decision. Watchers in one Lua state share, and the first's patience counts; two Lua states
+-- of one process cannot both have one.
 local core = require "crucible.core"
 local errors = require "crucible.errors"
 
@@ -22,9 +23,10 @@ Watcher.__index = Watcher
 local open_watchers = 0
 
 --- Listens from now on. Fails when another Lua state of this process does already.
+---@param patience integer?  signals that are noted before one ends the process; 1
 ---@return crucible.signals.Watcher? watcher, string? message, string? code
-function signals.install()
-  if open_watchers == 0 and not core.signals.install() then
+function signals.install(patience)
+  if open_watchers == 0 and not core.signals.install(patience) then
     return errors.failure("unsupported", "SIGINT and SIGTERM belong to another Lua state of this process already")
   end
   open_watchers = open_watchers + 1
@@ -37,15 +39,23 @@ function Watcher:pending() -- luacheck: ignore self
   return core.signals.pending()
 end
 
---- From now on a signal also cancels what this session is computing, which then returns nil, message,
---- "cancelled"; nil: no session. One session at a time.
+--- From now on a signal also cancels what these sessions are computing, which then returns nil, message,
+--- "cancelled"; nil: no session.
 ---@param session crucible.Session?
-function Watcher:cancels(session)
-  local handle = session and session.core
-  if self.watched then self.watched:heed_signals(nil) end
-  self.watched = session and session.heed_signals and session or nil
-  if self.watched then self.watched:heed_signals(self) end
-  core.signals.cancels(type(handle) == "userdata" and handle or nil)
+---@param ... crucible.Session
+function Watcher:cancels(session, ...)
+  local handles, watched = {}, {}
+  for _, one in ipairs(self.watched or {}) do one:heed_signals(nil) end
+  for _, one in ipairs { session, ... } do
+    if one.heed_signals then
+      one:heed_signals(self)
+      watched[#watched + 1] = one
+    elseif type(one.core) == "userdata" and not one.closed then
+      handles[#handles + 1] = one.core
+    end
+  end
+  self.watched = watched
+  core.signals.cancels(table.unpack(handles))
 end
 
 --- Forgets the signal that came: the next one is again the first.

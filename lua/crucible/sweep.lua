@@ -154,7 +154,7 @@ local function take_over(self)
   if not bytes then return nil, message, code end
   local before, _, broken = json.decode(bytes)
   if broken or type(before) ~= "table" or before.format ~= 1 then
-    return errors.failure("format", "%s: expected the record of a sweep", self.file)
+    return errors.failure("format", "%s: expected the record of a sweep, an object of format 1", self.file)
   end
   if before.sha256 ~= self.identity then
     return errors.failure("data", "%s holds a sweep over other points; choose another folder", self.given.folder)

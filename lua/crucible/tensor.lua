@@ -118,11 +118,13 @@ function tensor.full(sizes, value, options)
   return constant("full", sizes, value, options)
 end
 
+--- 0 everywhere.
 ---@param sizes integer|integer[]
 ---@param options crucible.tensor.Options|string|nil
 ---@return crucible.Tensor
 function tensor.zeros(sizes, options) return constant("zeros", sizes, 0, options) end
 
+--- 1 everywhere.
 ---@param sizes integer|integer[]
 ---@param options crucible.tensor.Options|string|nil
 ---@return crucible.Tensor

@@ -111,6 +111,33 @@ function terminal.chart(values, options)
   return table.concat(lines, "\n") .. "\n"
 end
 
+--- Words in lines of at most `width` columns, each after `indent`.
+---@param text string
+---@param width integer  without the indent
+---@param indent string?  "" if nil
+---@return string
+function terminal.wrap(text, width, indent)
+  local lines, line = {}, ""
+  for word in text:gmatch "%S+" do
+    if line ~= "" and terminal.width(line) + 1 + terminal.width(word) > width then
+      lines[#lines + 1], line = (indent or "") .. line, ""
+    end
+    line = line == "" and word or line .. " " .. word
+  end
+  lines[#lines + 1] = (indent or "") .. line
+  return table.concat(lines, "\n")
+end
+
+--- Whether colours are wanted on a stream: it is a terminal, and neither NO_COLOR (https://no-color.org) nor
+--- TERM=dumb is set.
+---@param stream "stdout"|"stderr"
+---@return boolean
+function terminal.colours(stream)
+  local off = os and os.getenv "NO_COLOR"
+  if off and off ~= "" or os and os.getenv "TERM" == "dumb" then return false end
+  return require("crucible.fs").is_terminal(stream)
+end
+
 --- Seconds as people say them: "42 s", "3:07", "2:05:09".
 ---@param seconds number
 ---@return string

@@ -205,6 +205,33 @@ describe("Session:score", function()
   end)
 end)
 
+describe("Session:top", function()
+  it("ranks tokens as score does, at every position", function()
+    local session <close> = bind.session()
+    local tokens = { 5, 17, 200, 3 }
+    local ids, logprobs = session:top(tokens, 4)
+    assert.equal(#tokens, #ids)
+    for i = 1, #tokens do
+      local prompt = table.move(tokens, 1, i, 1, {})
+      local choices = {}
+      for j, id in ipairs(ids[i]) do choices[j] = { id } end
+      local scores = assert(session:score({ prompt }, { choices }))[1]
+      for j = 1, 4 do assert.near(scores[j], logprobs[i][j], 1e-4) end
+      assert.truthy(logprobs[i][1] >= logprobs[i][2] and logprobs[i][3] >= logprobs[i][4])
+    end
+  end)
+
+  it("refuses what is no text, no number of tokens, and an unknown option", function()
+    local session <close> = bind.session()
+    expect.raises("from 1 to 65536", session.top, session, { 1 }, 0)
+    expect.raises("tokens: expected a list", session.top, session, 3, 1)
+    expect.raises("unknown field 'x'; known: base", session.top, session, { 1 }, 1, { x = 1 })
+    expect.fails("argument", "is empty", session:top({}, 1))
+    expect.fails("argument", "the size of the vocabulary", session:top({ 1 }, 65536))
+    expect.fails("argument", "expected 0 to", session:top({ 1 << 30 }, 1))
+  end)
+end)
+
 describe("Generation:score", function()
   local session
   local prompts = { { 1, 2, 9 }, { 3 }, { 5, 6, 7, 8 } }

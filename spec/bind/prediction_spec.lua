@@ -107,7 +107,7 @@ describe("Session:predict", function()
     end
     fails("datum 2: candidates at position 2, expected 1 to 1", { positions = { 2 }, counts = { 1 }, ids = { 1 } })
     fails("datum 2: candidate -1, expected a token from 0", { positions = { 1 }, counts = { 1 }, ids = { -1 } })
-    fails("datum 2: -1 candidates at a position", { positions = { 1 }, counts = { -1 }, ids = {} })
+    fails("datum 2: -1 candidates at position 1, expected 0 or more", { positions = { 1 }, counts = { -1 }, ids = {} })
     fails("datum 2: span 1 is 1 to 2, expected positions from 1 to 1", { spans = { 1, 2 } })
     fails("outputs must be CR_* bits", {}, {})
   end)

@@ -69,6 +69,24 @@ describe("a watcher of signals", function()
     assert.truthy(output:find "^SIGINT\n" and not output:find("not reached", 1, true))
   end)
 
+  it("has as much patience as was asked for", function()
+    local output, status = child [[
+      local watcher = signals.install(3)
+      for i = 1, 3 do
+        send "INT"
+        print(i, watcher:pending())
+      end
+      watcher:rearm()
+      print(watcher:pending())
+      for i = 1, 3 do send "INT" end
+      print "still here"
+      send "INT"
+      print "not reached"]]
+    assert.equal(130, status)
+    assert.equal("1\tSIGINT\n2\tSIGINT\n3\tSIGINT\nnil\nstill here\n", output)
+    expect.raises("expected 1 to 100", core.signals.install, 0)
+  end)
+
   it("puts back what was there before", function()
     local _, status = child [[
       signals.install():close()
@@ -123,6 +141,20 @@ describe("a signal and a session", function()
     core.signals.cancels(nil)
     send "INT"
     assert.truthy(session:forward(rows(1)))
+  end)
+
+  it("cancels whichever of several is computing", function()
+    local first <close> = tiny_model.session()
+    local second <close> = tiny_model.session()
+    local watcher <close> = assert(signals.install())
+    core.signals.cancels(first, second)
+    for _, session in ipairs { second, first } do
+      local batch = rows(20)
+      expect.fails("cancelled", "cancelled", until_cancelled(watcher, function() return session:forward(batch) end))
+      watcher:rearm()
+      assert.truthy(session:forward(rows(1)))
+    end
+    core.signals.cancels()
   end)
 
   it("is not remembered when the session is closed", function()

@@ -31,6 +31,7 @@ describe("an installed copy", function()
       "lib/pkgconfig/crucible.pc", "lib/pkgconfig/crucible-lua.pc", "lib/cmake/crucible/crucible-config.cmake",
       "bin/crucible", "share/doc/crucible/README.md", "share/doc/crucible/examples/README.md",
       "share/lua/5.4/crucible/report/page.css", "share/lua/5.4/crucible/report/page.js",
+      "share/man/man1/crucible.1", "share/bash-completion/completions/crucible", "share/zsh/site-functions/_crucible",
     } do
       local handle = io.open(prefix .. "/" .. path)
       assert.truthy(handle, path .. " is not there")

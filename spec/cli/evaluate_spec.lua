@@ -109,7 +109,7 @@ describe("crucible evaluate", function()
   end
 
   it("shows the options of evaluation as its own", function()
-    local code, out = run "--help"
+    local code, out = run "--help=all"
     assert.equal(0, code)
     expect_parts(out, { "%-%-resamples", "%-%-temperature", "%-%-judge", "%-%-entailment", "DATASET" })
     for _, part in ipairs { "--progress", "--transform" } do assert.is_nil(out:find(part, 1, true)) end

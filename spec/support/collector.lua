@@ -11,3 +11,5 @@ if mode and mode ~= "" then
   local set = modes[mode] or error("CRUCIBLE_GC: expected generational or frantic, got " .. mode)
   set()
 end
+
+require("spec.support.errors_seen").listen()

@@ -1,5 +1,6 @@
 -- What a call that must not succeed does: raise, or return nil, message, code.
 local assert = require "luassert"
+local errors_seen = require "spec.support.errors_seen"
 
 local expect = {}
 
@@ -10,6 +11,7 @@ function expect.raises(text, f, ...)
   local ok, message = pcall(f, ...)
   assert.is_false(ok, "expected an error with: " .. text)
   assert.is_string(message)
+  errors_seen.note(message)
   assert.truthy(message:find(text, 1, true), ("expected %q in: %s"):format(text, message))
 end
 
@@ -19,6 +21,7 @@ end
 function expect.fails(code, text, result, message, found)
   assert.is_nil(result)
   assert.equal(code, found, message)
+  errors_seen.note(message)
   assert.truthy(message:find(text, 1, true), ("expected %q in: %s"):format(text, message))
 end
 

@@ -210,7 +210,7 @@ describe("a tensor", function()
       { "concat: expected a tensor, got 1", function() return tensor.concat { x, 1 } end },
       { "stack: shapes [2, 3] and [3, 4] differ", function() return tensor.stack { x, y } end },
       { "split: the sizes add up to 1, the axis has 2", function() return x:split { 1 } end },
-      { "split: the sizes do not cut an axis of 2", function() return x:split { 1, 2 } end },
+      { "split: size 2 is 2, expected an integer of 0 to 1", function() return x:split { 1, 2 } end },
       { "split: expected a size >= 1", function() return x:split(0) end },
       { "clamp: expected numbers as bounds", function() return x:clamp("a") end },
       { 'to: expected "f32" or "f64", got a string', function() return x:to "f16" end },

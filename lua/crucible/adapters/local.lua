@@ -4,6 +4,7 @@ local core = require "crucible.core"
 local errors = require "crucible.errors"
 local experiment = require "crucible.lora.experiment"
 local model = require "crucible.model"
+local schema = require "crucible.schema"
 local session = require "crucible.adapters.local.session"
 
 local adapter = {
@@ -18,7 +19,9 @@ local adapter = {
 }
 
 local function check_shared(given)
-  if not model.is(given.model) then errors.raise("lora.create_session: model must be a crucible.model") end
+  if not model.is(given.model) then
+    errors.raise("lora.create_session: model must be a crucible.model, got %s", schema.show(given.model))
+  end
   if config.names_no_model(given.config) or given.config.base_model == given.model.name then return end
   errors.raise('lora.create_session: config.base_model is "%s" but the given model is "%s"', given.config.base_model,
     given.model.name)

@@ -246,7 +246,9 @@ function console.new(given)
   local resolved = options:resolve(given)
   local stream = resolved.stream or io and io.stderr
   if not stream then errors.raise("callbacks.console.new: this host has no io.stderr; give stream") end
-  if not stream.write then errors.raise("callbacks.console.new: stream must be a file") end
+  if not stream.write then
+    errors.raise("callbacks.console.new: stream must be a file, got %s", schema.show(resolved.stream))
+  end
   resolved.stream = stream
   local self = {
     mode = choose_mode(resolved), stream = stream, every = resolved.every, sample = show_sample(resolved),

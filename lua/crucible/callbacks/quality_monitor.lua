@@ -172,7 +172,9 @@ local function state(self)
 end
 
 local function restore(self, data)
-  if type(data) ~= "table" then errors.raise("callbacks.quality_monitor: expected the state of a checkpoint") end
+  if type(data) ~= "table" then
+    errors.raise("callbacks.quality_monitor: expected the state of a checkpoint, a table, got %s", schema.show(data))
+  end
   for _, name in ipairs(kept) do self[name] = data[name] or (name ~= "converged_at" and {} or nil) end
 end
 

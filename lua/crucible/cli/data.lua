@@ -2,11 +2,11 @@
 local chat = require "crucible.chat"
 local dataset_integration = require "crucible.lora.dataset_integration"
 local errors = require "crucible.errors"
-local fs = require "crucible.fs"
 local gate = require "crucible.lora.gate"
 local gate_view = require "crucible.lora.gate_view"
 local inspection = require "crucible.lora.inspection"
 local json = require "crucible.json"
+local program = require "crucible.program"
 local schema = require "crucible.schema"
 local tokenizer = require "crucible.tokenizer"
 
@@ -33,8 +33,7 @@ local function entries()
     { name = "model", default = "smollm2-135m-instruct", check = schema.nonempty_string,
       doc = "name or path of the model whose tokenizer is used" },
     { name = "row", default = 1, check = schema.integer { min = 1 }, doc = "which row to show" },
-    { name = "color", default = "auto", check = schema.one_of { "auto", "always", "never" },
-      doc = "auto: on a terminal, unless NO_COLOR is set" },
+    program.color_entry,
     { name = "json", default = false, check = schema.boolean, doc = "write the figures as JSON" },
   }
   for _, entry in ipairs(inspection.options.entries) do
@@ -44,12 +43,6 @@ local function entries()
 end
 
 command.options = schema.new("crucible data", entries())
-
-local function coloured(choice)
-  if choice ~= "auto" then return choice == "always" end
-  local off = os.getenv "NO_COLOR"
-  return (off == nil or off == "") and os.getenv "TERM" ~= "dumb" and fs.is_terminal "stdout"
-end
 
 local function list_names(out)
   out:write("data sets: ", table.concat(dataset_integration.datasets(), ", "), "\n")
@@ -75,7 +68,7 @@ local function show(out, found, tok, given)
   if given.json then
     out:write(json.encode_pretty(found.report))
   else
-    out:write(found.dataset.source, "\n\n", gate_view.text(found.report, coloured(given.color)))
+    out:write(found.dataset.source, "\n\n", gate_view.text(found.report, program.colours(given.color)))
   end
   return true
 end

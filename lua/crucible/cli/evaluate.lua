@@ -1,24 +1,22 @@
 -- crucible evaluate: the base model, a checkpoint, perhaps a second one, and the majority class beside
 -- each other, with intervals and a paired test.
-local checkpoints = require "crucible.lora.checkpoints"
-local errors = require "crucible.errors"
 local evaluation = require "crucible.lora.evaluation"
 local fs = require "crucible.fs"
 local json = require "crucible.json"
-local lora = require "crucible.lora"
-local paths = require "crucible.paths"
+local program = require "crucible.program"
 local schema = require "crucible.schema"
 
 local command = {
-  summary = "measures a checkpoint on a data set, beside the base model and the majority class",
+  summary = "measures a checkpoint beside the base model and the majority class",
   usage = "[options] DATASET",
+  main = { "run", "checkpoint", "against", "model", "split", "mode", "metrics", "limit" },
   description = [[
 DATASET is a named data set or a JSONL file of rows with input and output. The base model is that of the
 checkpoint; without --run and --checkpoint it alone is measured.
 
   crucible evaluate scifact --run runs/0123456789abcdef --mode likelihood
   crucible evaluate scifact --checkpoint A --against B
-  crucible evaluate rows.jsonl --model smollm2-135m-instruct --metrics exact_match,bleu
+  crucible evaluate rows.jsonl --model M --metrics exact_match,bleu
 ]],
 }
 
@@ -64,45 +62,7 @@ local function evaluate_options(given)
   return options
 end
 
--- ---- checkpoints ---------------------------------------------------------------------------
-
-local function checkpoint_path(given)
-  if given.run then return checkpoints.locate(paths.join(given.run, "checkpoints"), given.checkpoint or "best") end
-  return given.checkpoint
-end
-
-local function session_config(given, state)
-  local settings = state and state.config or {}
-  settings.base_model, settings.threads = given.model or settings.base_model, given.threads
-  return lora.config.new(settings)
-end
-
--- A session with the checkpoint's weights, or on the base model alone.
-local function open_session(given, path)
-  local state, message, code
-  if path then
-    state, message, code = checkpoints.read(path)
-    if not state then return nil, message, code end
-  elseif not given.model then
-    return errors.failure("argument", "nothing to measure: give --run, --checkpoint or --model")
-  end
-  local session
-  session, message, code = lora.create_session { config = session_config(given, state), seed = given.seed }
-  if not session or not path then return session, message, code end
-  state, message, code = session:load_checkpoint(path)
-  if state then return session end
-  session:close()
-  return nil, message, code
-end
-
 -- ---- measuring -----------------------------------------------------------------------------
-
-local function progress_on(streams, what)
-  if streams.err ~= io.stderr or not fs.is_terminal "stderr" then return nil end
-  return function(done, total)
-    streams.err:write(("\r%s %d/%d "):format(what, done, total), done == total and "\r\27[K" or "")
-  end
-end
 
 -- Rows of the table that a result makes: with mode "both", two.
 local function add_rows(rows, name, result)
@@ -124,7 +84,7 @@ local function measure_one(session, given, entry, streams)
   local options = evaluate_options(given)
   if not entry.writes then options.predictions, options.issues = nil, nil end
   options.base, options.checkpoint = entry.base, entry.checkpoint
-  options.progress = progress_on(streams, entry.name)
+  options.progress = program.progress(streams, entry.name)
   return evaluation.evaluate(session, given.dataset, options)
 end
 
@@ -197,8 +157,8 @@ end
 ---@param streams crucible.cli.Streams
 ---@return true? ok, string? message, string? code
 function command.run(given, streams)
-  local path = checkpoint_path(given)
-  local session, message, code = open_session(given, path)
+  local path = program.checkpoint_path(given)
+  local session, message, code = program.open_session(given)
   if not session then return nil, message, code end
   local guard <close> = session
   local found

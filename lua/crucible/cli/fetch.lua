@@ -61,7 +61,7 @@ local function run(given, streams)
 end
 
 return {
-  summary = "fetches models and data sets into the cache, or lists the known ones",
+  summary = "fetches models and data sets into the cache, or lists them",
   usage = "[options] [NAME …]",
   description = [[
 It prints the path of each. What is there already is not fetched again; a download that was cut goes on where it

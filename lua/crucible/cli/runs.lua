@@ -22,14 +22,14 @@ function actions.list(given, streams)
 end
 
 function actions.compare(given, streams, names)
-  if #names < 2 then return errors.failure("argument", "compare needs at least two runs") end
+  if #names < 2 then return errors.failure("argument", "compare needs at least two runs, got %d", #names) end
   local found, message, code = runs.compare(names, given.runs)
   if not found then return nil, message, code end
   streams.out:write(found.text)
 end
 
 function actions.delete(given, streams, names)
-  if #names == 0 then return errors.failure("argument", "delete needs a run") end
+  if #names == 0 then return errors.failure("argument", "delete needs at least one run, got none") end
   for _, name in ipairs(names) do
     local path, message, code = runs.delete(name, { folder = given.runs, running = given.running })
     if not path then return nil, message, code end

@@ -5,7 +5,7 @@ local errors = require "crucible.errors"
 local chirality = {}
 
 local function check_lengths(what, a, b)
-  if #a ~= #b then errors.raise("%s: lists of %d and %d numbers", what, #a, #b) end
+  if #a ~= #b then errors.raise("%s: lists of %d and %d numbers, expected the same length", what, #a, #b) end
 end
 
 --- The Fisher-Rao distance of two distributions on the same events, 2·acos Σ √(p q), 0 to π.

@@ -202,7 +202,8 @@ function made.label_shares(self)
     local labels = structure or {}
     for i, relation in ipairs(structure and {} or self.parsed.relations) do labels[i] = relation.label end
     for _, label in ipairs(labels) do
-      local k = place_of_label[label] or errors.raise("dialectical_structure: there is no label %s", schema.show(label))
+      local k = place_of_label[label] or errors.raise("dialectical_structure: there is no label %s; known: %s",
+        schema.show(label), table.concat(parser.labels, ", "))
       counts[k] = counts[k] + 1
     end
   end

@@ -123,6 +123,9 @@ local entries = {
 
 local options = schema.new("lora.config.new", entries)
 
+--- The fields, for programs that offer them as their own.
+config.options = options
+
 ---@class crucible.lora.Config
 ---@field base_model string
 ---@field lora_rank integer

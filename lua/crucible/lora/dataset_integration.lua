@@ -135,7 +135,9 @@ local dataset_options = schema.new("register_dataset", {
 function dataset_integration.register_dataset(name, spec)
   check_name("dataset", name, datasets)
   local dataset = dataset_options:resolve(spec)
-  if not dataset.open and not dataset.files then errors.raise("register_dataset: open or files is missing") end
+  if not dataset.open and not dataset.files then
+    errors.raise('register_dataset: "%s" has neither open nor files: one of them says where its rows are', name)
+  end
   dataset.name = name
   datasets[name] = dataset
 end

@@ -28,7 +28,11 @@ local options = schema.new("lora.datums.build", {
 
 local ROWS_AT_ONCE = 1024 -- encoded in one call: enough for all threads, little to hold
 
--- The prompt's last tokens, so that all fits; its BOS stays.
+--- The prompt's last tokens, so that all fits; its BOS stays.
+---@param tokenizer crucible.Tokenizer
+---@param prompt integer[]
+---@param room integer  tokens that fit
+---@return integer[]
 local function cut_left(tokenizer, prompt, room)
   local kept = {}
   if tokenizer.add_bos and prompt[1] == tokenizer.bos and room >= 1 then kept[1] = prompt[1] end

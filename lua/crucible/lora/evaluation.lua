@@ -279,6 +279,15 @@ local function predict(session, prompts, names, options, context)
   return predictions
 end
 
+-- What a result prints as.
+local Result = { __name = "crucible.evaluation" }
+
+function Result.__tostring(result)
+  local split = result.split and " " .. result.split or ""
+  local name = ("%s%s, %d rows"):format(result.dataset or result.source or "rows", split, result.samples)
+  return (evaluation_table.of_results({ { name = name, result = result } }):gsub("\n$", ""))
+end
+
 local function describe(result, session, options, info, prompts)
   local told = {
     experiment_id = session.experiment_id, adapter_name = options.adapter_name or session.adapter_name,
@@ -288,7 +297,7 @@ local function describe(result, session, options, info, prompts)
     truncation = options.truncation, predictions_path = options.predictions,
   }
   for key, value in pairs(told) do result[key] = value end
-  return result
+  return setmetatable(result, Result)
 end
 
 -- What scores claims and relations, opened before the model runs; false where there is nothing to close.
@@ -456,7 +465,8 @@ local function check_same_rows(a, b)
   for i, prediction in ipairs(a.predictions) do
     local other = b.predictions[i]
     if prediction.input ~= other.input or prediction.expected ~= other.expected then
-      errors.raise("evaluation.compare: row %d is not the same in both results", i)
+      errors.raise("evaluation.compare: row %d is not the same in both results; a paired test needs the same rows in "
+        .. "the same order", i)
     end
   end
 end

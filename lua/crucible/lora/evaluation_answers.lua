@@ -43,7 +43,8 @@ function answers.prompts(session, rows, answer_tokens, policy)
   local found = { rows = {}, ids = {}, truncated = 0, dropped = 0 }
   local limit = room_for_prompts(session, answer_tokens)
   if limit < 1 then
-    return errors.failure("context_overflow", "answers of %d tokens leave no room for a prompt", answer_tokens)
+    return errors.failure("context_overflow", "answers of %d tokens leave no room for a prompt in a context of %d: "
+      .. "lower max_tokens", answer_tokens, session.context)
   end
   for i, row in ipairs(rows) do
     local ids, message, code = datums.prompt(session.tokenizer, row)

@@ -270,7 +270,10 @@ end
 function gate.check(datums, counts, tokenizer, context)
   context = context or {}
   if counts.rows == 0 then return errors.failure("data", "the dataset is empty: there is nothing to train on") end
-  if #datums == 0 then return errors.failure("data", "all %d rows are longer than max_length", counts.rows) end
+  if #datums == 0 then
+    return errors.failure("data", "all %d rows are longer than max_length and were left out: raise it, or set "
+      .. 'truncation = "left"', counts.rows)
+  end
   local report = { rows = counts.rows, trained_rows = #datums, truncated = counts.truncated, dropped = counts.dropped,
     tokens = 0, supervised = 0, longest = 0, duplicates = 0, warnings = json.array {} }
   local faults = {}

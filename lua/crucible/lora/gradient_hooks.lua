@@ -23,6 +23,7 @@
 -- or a table with several of these. Hooks run in the order of their registration.
 local errors = require "crucible.errors"
 local gradient_report = require "crucible.lora.gradient_report"
+local origin = require "crucible.origin"
 local schema = require "crucible.schema"
 local suggest = require "crucible.suggest"
 
@@ -36,10 +37,16 @@ gradient_hooks.builtins = { "norm", "distribution", "flow", "health", "updates",
 
 local function builtin(name) return require("crucible.hooks." .. name) end
 
---- The builtin hooks, to be registered under a name of one's own.
+--- The builtin hook "norm" (norms of all gradients), to be registered under a name of one's own.
 function gradient_hooks.gradient_norm_hook() return builtin "norm"() end
+
+--- The builtin hook "distribution": moments, extremes and zero share of all gradients.
 function gradient_hooks.gradient_distribution_hook() return builtin "distribution"() end
+
+--- The builtin hook "flow": magnitudes by depth.
 function gradient_hooks.gradient_flow_hook() return builtin "flow"() end
+
+--- The builtin hook "health": gradients that vanish, explode, are not finite or dead.
 ---@param thresholds table?  vanishing 1e-7, exploding 1e3, runaway 0.5, dead_after 20, clip_window 50, clip_share 0.95
 function gradient_hooks.gradient_health_hook(thresholds) return builtin "health"(thresholds) end
 
@@ -406,6 +413,7 @@ for _, name in ipairs { "register_hook", "unregister_hook", "run_hooks" } do
     end
     return hooks[name](hooks, ...)
   end
+  origin[gradient_hooks[name]] = Hooks[name]
 end
 
 --- The options of new, as text.

@@ -9,6 +9,7 @@ local errors = require "crucible.errors"
 local fs = require "crucible.fs"
 local json = require "crucible.json"
 local paths = require "crucible.paths"
+local schema = require "crucible.schema"
 
 local judge = {}
 
@@ -37,7 +38,8 @@ local function read_about(folder)
   about, message, code = json.decode(bytes)
   if code then return errors.failure(code, "%s: %s", file, message) end
   if not is_about(about) then
-    return errors.failure("format", "%s: expected checkpoint and at least two labels", file)
+    return errors.failure("format", "%s: expected an object with `checkpoint` and at least two `labels`, got %s", file,
+      schema.show(about))
   end
   return about
 end

@@ -8,6 +8,7 @@
 -- A registry lives in a Lua state and nowhere else.
 local cross_entropy = require "crucible.losses.cross_entropy"
 local errors = require "crucible.errors"
+local origin = require "crucible.origin"
 local predictions = require "crucible.lora.predictions"
 local schema = require "crucible.schema"
 local suggest = require "crucible.suggest"
@@ -276,7 +277,7 @@ local function check_lengths(losses, weights)
   end
   if weights == nil then return end
   if type(weights) ~= "table" or #weights ~= #losses then
-    errors.raise("lora.loss_functions.composite: %d losses and %s weights", #losses,
+    errors.raise("lora.loss_functions.composite: %d losses and %s weights, expected one a loss", #losses,
       type(weights) == "table" and #weights or schema.show(weights))
   end
 end
@@ -324,6 +325,7 @@ local function new_registry()
   for name, loss in pairs(builtins) do entries[name] = loss end
   for name, method in pairs(methods) do
     registry[name] = function(...) return method(entries, ...) end
+    origin[registry[name]] = method
   end
   return registry
 end
@@ -376,7 +378,7 @@ end
 ---@return table report
 function loss_functions.check_gradient(loss_fn, session, batch, options)
   if type(session) ~= "table" or not session.check_gradient then
-    errors.raise("check_gradient: this needs a session of an engine that gives gradients")
+    errors.raise("check_gradient: expected a session of an engine that gives gradients, got %s", schema.show(session))
   end
   return session:check_gradient(loss_fn, batch, options)
 end

@@ -319,7 +319,9 @@ end
 
 local function ids_of(what, group, tokenizer)
   local given, texts = group.ids or group.strings, group.ids == nil
-  if type(given) ~= "table" then errors.raise("%s: expected ids or strings", what) end
+  if type(given) ~= "table" then
+    errors.raise("%s: expected ids or strings as a list, got %s", what, schema.show(given))
+  end
   local lists = {}
   if type(given[1]) ~= "table" then
     local same = read_ids(what, given, texts, tokenizer)

@@ -133,7 +133,8 @@ function rollouts.make(session, prompts, options)
   local ok, message, code = load_prompts(self, session, prompts, options)
   if not ok then return nil, message, code end
   if #self.datums == 0 then
-    return errors.failure("data", "there are no prompts that leave room for %d new tokens", self.sampling.max_tokens)
+    return errors.failure("data", "no prompt leaves room for %d new tokens in a context of %d: lower max_tokens",
+      self.sampling.max_tokens, session.context)
   end
   self.units = {}
   for i = 1, #self.datums do self.units[i] = { i } end

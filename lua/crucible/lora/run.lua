@@ -14,9 +14,11 @@ local fs = require "crucible.fs"
 local gradient_points = require "crucible.lora.gradient_points"
 local history = require "crucible.lora.history"
 local json = require "crucible.json"
+local loss_functions = require "crucible.lora.loss_functions"
 local paths = require "crucible.paths"
 local run_records = require "crucible.lora.run_records"
 local schedule = require "crucible.lora.schedule"
+local schema = require "crucible.schema"
 local selection = require "crucible.lora.selection"
 local telemetry = require "crucible.telemetry"
 local views = require "crucible.callbacks.views"
@@ -195,6 +197,9 @@ end
 
 --- Tells reporters and what is attached to crucible.telemetry. A reporter that raises ends the run, unless
 --- it is ending for such a reason already.
+---@param name string
+---@param measurements table<string, number>
+---@param metadata table
 function Run:tell(name, measurements, metadata)
   if not self.channel:listened(name) then return end
   local ok, trace = xpcall(self.channel.emit, errors.traceback, self.channel, name, measurements, metadata)
@@ -671,30 +676,112 @@ function Run:catch_up()
   return self:bear(self:save())
 end
 
+-- What keeps a step from being made: the end of the run, or, cancelled while it may pause, nothing but a wait: the step
+-- is made again, to the same bytes.
+function Run:hold_up(message, code)
+  if code ~= "cancelled" or not self.may_pause then return self:give_up(message, code) end
+  self.session:zero_gradients()
+  self.missed = self.pending or self.missed
+  return nil, message, code
+end
+
 --- One step: its event; nil at the end; nil, message, code when the run failed.
 ---@return table? event, string? message, string? code
 function Run:advance()
   if self.finished then return nil end
   local ok, message, code = self:catch_up()
-  if not ok then return self:give_up(message, code) end
+  if not ok then return self:hold_up(message, code) end
   if self:is_over() then
     ok, message, code = self:finish()
     if not ok then return nil, message, code end
     return nil
   end
   if self.session.cancelled and self.session:cancelled() then
-    return self:give_up("the session was cancelled", "cancelled")
+    return self:hold_up("the session was cancelled", "cancelled")
   end
   local event
   event, message, code = self:train_step()
-  if not event then return self:give_up(message, code) end
+  if not event then return self:hold_up(message, code) end
   ok, message, code = self:after(event)
-  if not ok then return self:give_up(message, code) end
+  if not ok then return self:hold_up(message, code) end
   if self.state.skipped_in_row >= run.patience_nonfinite then
     return self:give_up(("%d steps in a row had a loss or gradient that is not finite (the last was step %d)"):format(
       self.state.skipped_in_row, event.step), "nonfinite")
   end
   return event
+end
+
+--- Some steps, for the prompt: the event of the last one; nil at the run's end. Cancelled (Ctrl-C at the prompt) it
+--- returns nil, message, "cancelled" between two steps, and `go` goes on from there.
+---@param steps integer?  1
+---@return table? event, string? message, string? code
+function Run:go(steps)
+  if steps ~= nil and (math.type(steps) ~= "integer" or steps < 1) then
+    errors.raise("run:go: expected a number of steps of at least 1, got %s", schema.show(steps))
+  end
+  self.may_pause = true
+  local last
+  for _ = 1, steps or 1 do
+    local event, message, code = self:advance()
+    if message then
+      self.may_pause = false
+      return nil, message, code
+    end
+    if not event then break end
+    last = event
+  end
+  self.may_pause = false
+  return last
+end
+
+-- Fields of the config that the model, the data and their order do not depend on.
+local fixed = { seed = true, grad_accumulation = true, max_length = true, truncation = true, quality_targets = true }
+
+local function change_entries()
+  local list = {
+    { name = "loss_fn", check = schema.either(schema.nonempty_string, schema.table), doc = "another loss" },
+  }
+  for _, entry in ipairs(config.options.entries) do
+    if entry.scope ~= "model" and not fixed[entry.name] then
+      list[#list + 1] = { name = entry.name, check = entry.check, doc = entry.doc }
+    end
+  end
+  return list
+end
+
+local change_options = schema.new("run:change", change_entries())
+
+-- The loss of a changed run, if its rows have what it reads.
+local function other_loss(self, loss_fn)
+  local registry = self.session.loss_functions or loss_functions
+  local loss = registry.resolve(loss_fn)
+  loss_functions.check_dataset(loss, self.plan.dataset and self.plan.dataset.name)
+  local ok, message, code = loss_functions.check(loss, self.plan.datums)
+  if not ok then return nil, message, code end
+  return loss
+end
+
+--- Changes the learning rate, its schedule, the optimiser's settings or the loss from the next step on. The manifest
+--- keeps a note of each change; what is resumed must be given the loss that it had at its checkpoint.
+---@param changes table  loss_fn, and fields of the config that the model does not depend on
+---@return crucible.lora.Run? run, string? message, string? code
+function Run:change(changes)
+  local given = change_options:resolve(changes)
+  local settings, note = config.plain(self.plan.config), { step = self.state.step }
+  if given.loss_fn ~= nil then
+    local loss, message, code = other_loss(self, given.loss_fn)
+    if not loss then return nil, message, code end
+    self.plan.loss, note.loss = loss, loss.name
+  end
+  for name, value in pairs(given) do
+    if name ~= "loss_fn" then settings[name], note[name] = value, value end
+  end
+  self.plan.config = config.new(settings)
+  self.manifest.changes = json.array(self.manifest.changes or {})
+  table.insert(self.manifest.changes, note)
+  local ok, message, code = self:bear(self.folder:write_manifest(self.manifest))
+  if not ok then return nil, message, code end
+  return self
 end
 
 local status_of_code = { nonfinite = "stopped", cancelled = "interrupted" }
@@ -716,15 +803,32 @@ local function best_path(self)
   return last and last.path
 end
 
+-- What results print as.
+local Results = { __name = "crucible.results" }
+
+function Results.__tostring(results)
+  local lines = {
+    ("%s after %d %s%s"):format(results.status, results.total_steps, results.total_steps == 1 and "step" or "steps",
+      results.reason and " (" .. tostring(results.reason) .. ")" or ""),
+    "run folder       " .. results.run_dir,
+  }
+  local metrics = results.metrics
+  if metrics.mean_loss then
+    lines[#lines + 1] = ("mean loss        %.4f, last %.4f"):format(metrics.mean_loss, metrics.final_loss)
+  end
+  if results.best_checkpoint then lines[#lines + 1] = "best checkpoint  " .. results.best_checkpoint end
+  return table.concat(lines, "\n")
+end
+
 function Run:results_of(status, reason)
   local incidents = self.session.incidents
-  return {
+  return setmetatable({
     incidents = incidents and #incidents > 0 and json.array(incidents) or nil,
     status = status, reason = reason, total_steps = self.state.step, skipped_steps = self.state.skipped,
     metrics = self:metrics(), epochs = self.epochs_done, evaluations = self.evaluations, run_dir = self.folder.path,
     gate = self.plan.gate, checkpoints = checkpoints.list(self.folder.checkpoints) or {}, best = self.state.best,
     seconds = fs.clock() - self.started, exit_code = status == "interrupted" and 130 or status == "failed" and 1 or 0,
-  }
+  }, Results)
 end
 
 -- Closes the books: results and manifest.

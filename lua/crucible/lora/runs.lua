@@ -38,7 +38,9 @@ local function read_manifest(path)
   local manifest
   manifest, message, code = json.decode(bytes)
   if code then return errors.failure("format", "%s: %s", file, message) end
-  if type(manifest) ~= "table" then return errors.failure("format", "%s: expected an object", file) end
+  if type(manifest) ~= "table" then
+    return errors.failure("format", "%s: expected an object, got %s", file, schema.show(manifest))
+  end
   return manifest
 end
 

@@ -134,6 +134,10 @@ table.move(dataset_integration.row_options.entries, 1, #dataset_integration.row_
   loop_entries)
 table.move(views.entries, 1, #views.entries, #loop_entries + 1, loop_entries)
 local run_options = schema.new("training_loop.run", loop_entries)
+run_options:also("training_loop.start"):also("training_loop.steps")
+
+--- The options of run, for programs that offer them as their own.
+training_loop.options = run_options
 
 -- Options of rollouts: its own, and those of run that mean the same there.
 local function rollout_entries()

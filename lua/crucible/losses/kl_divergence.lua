@@ -32,7 +32,9 @@ end
 return function(given)
   local chosen = options:resolve(given)
   local teacher = chosen.teacher ~= "base" and chosen.teacher or nil
-  if teacher and not teacher.core then errors.raise('loss "kl_divergence": teacher must be "base" or a session') end
+  if teacher and not teacher.core then
+    errors.raise('loss "kl_divergence": teacher must be "base" or a session, got %s', schema.show(teacher))
+  end
   return {
     name = "kl_divergence", type = "builtin", count = rows.supervised, outputs = { "comparisons" }, compute = compute,
     comparisons = { { kind = kinds[chosen.direction], temperature = chosen.temperature, teacher = teacher } },

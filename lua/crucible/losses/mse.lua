@@ -52,7 +52,9 @@ end
 return function(given)
   local chosen = options:resolve(given)
   local teacher = chosen.teacher ~= "base" and chosen.teacher or nil
-  if teacher and not teacher.core then errors.raise('loss "mse": teacher must be "base" or a session') end
+  if teacher and not teacher.core then
+    errors.raise('loss "mse": teacher must be "base" or a session, got %s', schema.show(teacher))
+  end
   if chosen.on == "targets" then
     return {
       name = "mse", type = "builtin", count = spans_of, outputs = { "hidden" }, request = request, compute = to_targets,

@@ -23,7 +23,10 @@ end
 ---@return any
 function rows.needed(loss, datum, name)
   local value = rows.field(datum, name)
-  if value == nil then errors.raise('loss "%s": a datum has no %s', loss, name) end
+  if value == nil then
+    errors.raise('loss "%s": a datum%s has no %s: it is a field of the datum or of its metadata', loss,
+      datum.row and (" (row %s)"):format(datum.row) or "", name)
+  end
   return value
 end
 

@@ -1,7 +1,38 @@
 -- One value of the result from one of each operand: functions, arithmetic, comparisons, where.
 local errors = require "crucible.errors"
 local graph = require "crucible.tensor.graph"
+local origin = require "crucible.origin"
 
+---@class crucible.Tensor
+---@field neg fun(x: crucible.Tensor): crucible.Tensor  −x
+---@field abs fun(x: crucible.Tensor): crucible.Tensor  |x|; its slope is 0 at 0
+---@field sign fun(x: crucible.Tensor): crucible.Tensor  −1, 0 or 1; no slope
+---@field exp fun(x: crucible.Tensor): crucible.Tensor  e to the x
+---@field expm1 fun(x: crucible.Tensor): crucible.Tensor  e to the x, less 1, exact near 0
+---@field log fun(x: crucible.Tensor): crucible.Tensor  natural logarithm
+---@field log1p fun(x: crucible.Tensor): crucible.Tensor  log of 1 + x, exact near 0
+---@field sqrt fun(x: crucible.Tensor): crucible.Tensor  square root
+---@field sin fun(x: crucible.Tensor): crucible.Tensor  sine
+---@field cos fun(x: crucible.Tensor): crucible.Tensor  cosine
+---@field asin fun(x: crucible.Tensor): crucible.Tensor  arc sine
+---@field acos fun(x: crucible.Tensor): crucible.Tensor  arc cosine
+---@field tanh fun(x: crucible.Tensor): crucible.Tensor  hyperbolic tangent
+---@field sigmoid fun(x: crucible.Tensor): crucible.Tensor  1 / (1 + exp(−x))
+---@field relu fun(x: crucible.Tensor): crucible.Tensor  the larger of x and 0; its slope is 0 at 0
+---@field softplus fun(x: crucible.Tensor): crucible.Tensor  log(1 + exp x)
+---@field add fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  a + b
+---@field sub fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  a − b
+---@field mul fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  a · b, by element
+---@field div fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  a / b, by element
+---@field pow fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  a to the b, by element
+---@field maximum fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  the larger of each pair; equal ones share the slope
+---@field minimum fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  the smaller of each pair; equal ones share the slope
+---@field eq fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  1 where a = b, else 0; no slope
+---@field ne fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  1 where a ≠ b, else 0; no slope
+---@field lt fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  1 where a < b, else 0; no slope
+---@field le fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  1 where a ≤ b, else 0; no slope
+---@field gt fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  1 where a > b, else 0; no slope
+---@field ge fun(a: crucible.Tensor|number, b: crucible.Tensor|number): crucible.Tensor  1 where a ≥ b, else 0; no slope
 local Tensor, array = graph.Tensor, graph.array
 local made, check, operand, derive = graph.made, graph.check, graph.operand, graph.derive
 local binary = array.binary
@@ -26,7 +57,9 @@ Tensor.__unm = Tensor.neg
 function Tensor:clamp(low, high)
   check("clamp", self)
   low, high = low or -math.huge, high or math.huge
-  if type(low) ~= "number" or type(high) ~= "number" then errors.raise("clamp: expected numbers as bounds") end
+  if type(low) ~= "number" or type(high) ~= "number" then
+    errors.raise("clamp: expected numbers as bounds, got %s and %s", graph.show(low), graph.show(high))
+  end
   local values = made(array.clamp(self.array, low, high))
   return derive("clamp", values, { self }, function(slope)
     return made(array.clamp_slope(slope, self.array, low, high))
@@ -181,6 +214,10 @@ function Tensor:scale_(factor)
   if type(factor) ~= "number" then errors.raise("scale_: expected a number, got %s", graph.show(factor)) end
   made(array.scale(writable("scale_", self), factor))
   return self
+end
+
+for _, class in ipairs { array.unary, slopes, { eq = true, ne = true, lt = true, le = true, gt = true, ge = true } } do
+  for name in pairs(class) do origin[Tensor[name]] = "crucible.tensor.elementwise#" .. name end
 end
 
 return Tensor

@@ -117,6 +117,8 @@ end
 
 --- Calls f(...) without recording what it computes; returns what it returns.
 ---@param f fun(...): ...
+---@param ... any
+---@return any ...
 function graph.no_grad(f, ...)
   local thread = coroutine.running()
   scopes = scopes + 1

@@ -304,7 +304,8 @@ function Tensor:split(sizes, axis)
   local whole, pieces, total = check("split", self):size(axis), {}, 0
   for i, size in ipairs(piece_sizes(sizes, whole)) do
     if math.type(size) ~= "integer" or size < 0 or total + size > whole then
-      errors.raise("split: the sizes do not cut an axis of %d", whole)
+      errors.raise("split: size %d is %s, expected an integer of 0 to %d, what is left of the axis of %d", i,
+        graph.show(size), whole - total, whole)
     end
     pieces[i] = self:slice(axis, total + 1, total + size)
     total = total + size

@@ -218,19 +218,28 @@ end
 ---@return number
 function Gradient:dot(other) return live(self).core:dot_gradient(self.name, numbers_of(self, "dot", other)) end
 
+--- Whether what it stood for was used or zeroed since.
+---@return boolean
+function Gradient:is_gone() return self.session.closed or self.session.gradient_age ~= self.age end
+
 function Gradient:__len() return self.rows * self.columns end
 
 function Gradient:__tostring()
-  local session = self.session
-  local gone = (session.closed or session.gradient_age ~= self.age) and ", gone" or ""
+  local gone = self:is_gone() and ", gone" or ""
   return ("crucible.gradient(%s, %d x %d%s)"):format(self.name, self.rows, self.columns, gone)
 end
 
---- Views of all gradients by name.
+-- What a table of views prints as.
+local Views = {
+  __name = "crucible.gradients",
+  __tostring = function(views) return require("crucible.adapters.local.gradient_table").text(views) end,
+}
+
+--- Views of all gradients by name; printed, a table with bars.
 ---@param session crucible.Session
 ---@return table<string, crucible.lora.Gradient>
 function gradients.views(session)
-  local views = {}
+  local views = setmetatable({}, Views)
   for index, place in ipairs(session:matrices()) do
     views[place.name] = setmetatable({
       session = session, age = session.gradient_age, index = index, name = place.name, layer = place.layer,

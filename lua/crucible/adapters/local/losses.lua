@@ -518,7 +518,9 @@ end
 
 local function slopes_of(run, batch)
   local active = active_terms(run, batch)
-  if #active == 0 then errors.raise("check_gradient: the batch has no units of the loss") end
+  if #active == 0 then
+    errors.raise("check_gradient: the batch has no units of the loss: expected a datum that it counts")
+  end
   local found, asked = predict(run, batch, active)
   if not found then errors.raise("check_gradient: %s", asked) end
   local source = source_of(run, found, batch)

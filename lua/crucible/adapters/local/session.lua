@@ -38,6 +38,11 @@ for name, method in pairs(gradients.methods) do Session[name] = method end
 
 local session = {}
 
+--- The sessions of this Lua state that are open: what a signal may cancel.
+--- `session.on_open`, where it is set, hears of each as it opens.
+---@type table<crucible.Session, true>
+session.open = setmetatable({}, { __mode = "k" })
+
 local function handle(self)
   if self.closed then errors.raise("%s is closed", tostring(self)) end
   return self.core
@@ -73,13 +78,17 @@ function session.new(model, given)
   if not core then return nil, message, code end
   refuse_ambiguous(core, given)
   local id = given.experiment_id or experiment.generate_id()
-  return setmetatable({
+  local made = setmetatable({
     experiment_id = id, config = given.config, adapter_name = given.adapter_name, engine = "local", core = core,
     training_client = core, sampling_client = core, started_at = experiment.now(), seed = given.seed, model = model,
     tokenizer = model.tokenizer, context = model.info.context, run_dir = paths.join(given.runs, id), runs = given.runs,
     loss_functions = given.loss_functions, gradient_age = 0, closed = false, cancel_wanted = false, terms_seen = {},
     micro_batch_tokens = given.config.micro_batch_tokens,
   }, Session)
+  session.open[made] = true
+  local opened = session.on_open
+  if opened then opened(made) end
+  return made
 end
 
 -- ---- training ------------------------------------------------------------------------------
@@ -260,6 +269,39 @@ function Session:score(prompts, choices, options)
   for i, prompt in ipairs(prompts) do ids[i] = self.tokenizer:prompt_ids(prompt) end
   if #ids == 0 then return {} end
   return handle(self):score(ids, continuations, { base = given.base })
+end
+
+local top_options = schema.new("session:top", {
+  { name = "count", default = 5, check = schema.integer { min = 1, max = 1000 }, doc = "tokens after each position" },
+  { name = "base", default = false, check = schema.boolean, doc = "leave the lora out" },
+})
+
+--- The likeliest tokens after every position of a prompt (a text or ids): top[i] is a list of { token, text, logprob },
+--- best first, of what may follow token i.
+---@param prompt string|integer[]
+---@param options { count: integer?, base: boolean? }?
+---@return { token: integer, text: string, logprob: number }[][]? top, string? message, string? code
+function Session:top(prompt, options)
+  local given = top_options:resolve(options)
+  local ids = self.tokenizer:prompt_ids(prompt)
+  local best, logprobs, code = handle(self):top(ids, given.count, { base = given.base })
+  if not best then return nil, logprobs, code end
+  for i, list in ipairs(best) do
+    for j, id in ipairs(list) do
+      list[j] = { token = id, text = self.tokenizer:decode { id }, logprob = logprobs[i][j] }
+    end
+  end
+  return best
+end
+
+--- A text, or a row { input, output } or { messages }, as the model sees it: its tokens, what is trained of them, what
+--- the model expected instead, and the loss of each. Print it, or read its fields: peek.lua.
+---@param what string|table
+---@param options table?  of crucible.peek
+---@return crucible.Peek? peek, string? message, string? code
+function Session:peek(what, options)
+  handle(self)
+  return require("crucible.peek").look(self, what, options)
 end
 
 -- ---- files ---------------------------------------------------------------------------------
@@ -491,6 +533,7 @@ end
 function Session:close()
   if self.closed then return end
   self.closed = true
+  session.open[self] = nil
   self.core:close()
   if self.owns_model then self.model:close() end
 end
