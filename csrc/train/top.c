@@ -90,7 +90,7 @@ static int run(looking *l)
     const cr_cached_row row = {l->text->tokens, l->text->count, 0, 0, false};
     const cr_cached_pass pass = {.compute = &session->compute,
                                  .model = session->model,
-                                 .branches = cr_session_branches(session, l->base),
+                                 .branches = cr_session_branches(session, l->base, false),
                                  .rank = session->lora.rank,
                                  .cache = &l->cache,
                                  .rows = &row,

@@ -224,11 +224,16 @@ local function options_named(name)
       table.insert(owners[text], owner)
     end
   end
+  -- Where a default is known first.
+  table.sort(texts, function(a, b)
+    local bare_a, bare_b = a:find "^[%w_]+ = %-\n" ~= nil, b:find "^[%w_]+ = %-\n" ~= nil
+    if bare_a ~= bare_b then return bare_b end
+    return a < b
+  end)
   for i, text in ipairs(texts) do
     table.sort(owners[text])
     texts[i] = ("%s\n%s\n"):format(text, paragraph("option of " .. table.concat(owners[text], ", "), "  "))
   end
-  table.sort(texts)
   return texts
 end
 

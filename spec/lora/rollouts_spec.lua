@@ -233,9 +233,9 @@ describe("rewards", function()
   it("need prompts that fit: cut from the left, or left out", function()
     local session <close> = hooked.open()
     local long = { ("long "):rep(3000) }
-    expect.fails("data", "there are no prompts that leave room for 8 new tokens", loop.rollouts(session, long,
+    expect.fails("data", "no prompt leaves room for 8 new tokens", loop.rollouts(session, long,
       options_of { most_prompt_tokens = 10 }))
-    expect.fails("data", "there are no prompts that leave room", loop.rollouts(session, long,
+    expect.fails("data", "no prompt leaves room", loop.rollouts(session, long,
       options_of { config = { truncation = "drop" } }))
     local events = {}
     assert(loop.rollouts(session, long, options_of { callbacks = {
