@@ -3,14 +3,14 @@ local export = require "crucible.lora.export"
 local schema = require "crucible.schema"
 
 local command = {
-  summary = "writes an adapter for other programs: PEFT, llama.cpp, or merged into its base",
+  summary = "writes an adapter for other programs, or merged into its base",
   usage = "ADAPTER OUT [options]",
   description = [[
 ADAPTER is a run folder, a checkpoint, a PEFT folder or a GGUF adapter. Of a merged model the largest difference of
 its logits to those of base and adapter is printed, and stored in its metadata.
 
   crucible export runs/0123456789abcdef adapter.gguf --format gguf
-  crucible export runs/0123456789abcdef merged --format merged-safetensors --type bf16
+  crucible export runs/0123456789abcdef to --format merged-safetensors --type bf16
   crucible export my-peft-folder merged.gguf --format merged-gguf --type q8_0 --model base.gguf]],
 }
 

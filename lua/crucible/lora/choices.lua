@@ -27,7 +27,7 @@ end
 function choices.ids(tokenizer, caller, prompts, given)
   local each = type(given[1]) == "table" and type(given[1][1]) ~= "number"
   if each and #given ~= #prompts then
-    errors.raise("%s: %d prompts and %d lists of choices", caller, #prompts, #given)
+    errors.raise("%s: %d prompts and %d lists of choices, expected one list a prompt", caller, #prompts, #given)
   end
   local continuations = {}
   for i, prompt in ipairs(prompts) do continuations[i] = ids_after(tokenizer, prompt, each and given[i] or given) end
