@@ -71,7 +71,10 @@ local load_command = cli.command
 
 local function command_list()
   local lines = {}
-  for i, name in ipairs(cli.commands) do lines[i] = ("  %-11s %s\n"):format(name, load_command(name).summary) end
+  for i, name in ipairs(cli.commands) do
+    local summary = terminal.wrap(load_command(name).summary, WIDTH - 14, (" "):rep(14))
+    lines[i] = ("  %-11s %s\n"):format(name, summary:sub(15))
+  end
   return table.concat(lines)
 end
 

@@ -10,8 +10,8 @@ ADAPTER is a run folder, a checkpoint, a PEFT folder or a GGUF adapter. Of a mer
 its logits to those of base and adapter is printed, and stored in its metadata.
 
   crucible export runs/0123456789abcdef adapter.gguf --format gguf
-  crucible export runs/0123456789abcdef to --format merged-safetensors --type bf16
-  crucible export my-peft-folder merged.gguf --format merged-gguf --type q8_0 --model base.gguf]],
+  crucible export runs/0123456789abcdef m --format merged-safetensors --type f16
+  crucible export peft-folder m.gguf --format merged-gguf --model base.gguf]],
 }
 
 -- Entries that `crucible merge` has too.
