@@ -523,6 +523,10 @@ int cr_file_stat(const char *path, cr_file_status *out)
     out->exists = true;
     out->folder = S_ISDIR(status.st_mode);
     out->size = (uint64_t)status.st_size;
+#ifdef __APPLE__ /* whose headers, asked for POSIX, name the two apart */
+    out->modified = (double)status.st_mtime + 1e-9 * (double)status.st_mtimensec;
+#else
     out->modified = (double)status.st_mtim.tv_sec + 1e-9 * (double)status.st_mtim.tv_nsec;
+#endif
     return CR_OK;
 }
