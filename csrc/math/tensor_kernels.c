@@ -22,6 +22,8 @@ static pair *find_pair(const char *name)
         return &cr_tensor_kernels_avx512;
     if (strcmp(name, "avx2") == 0)
         return &cr_tensor_kernels_avx2;
+#else
+    (void)name;
 #endif
     return &cr_tensor_kernels_portable;
 }
