@@ -93,10 +93,12 @@ static int unpack_entry(unpacking *job, struct archive_entry *entry)
     if (!name || name[0] == '\0')
         return cr_fail(CR_EUNSUPPORTED, "%s: an entry has no name that this system can write",
                        job->path);
+    const bool folder = archive_entry_filetype(entry) == AE_IFDIR;
+    if (folder && name[strspn(name, "/")] == '\0')
+        return CR_OK; /* some writers name the folder that they packed "/": it is there */
     if (!stays_inside(name))
         return cr_fail(CR_EUNSUPPORTED, "%s: the entry \"%s\" would leave the folder: refused",
                        job->path, name);
-    const bool folder = archive_entry_filetype(entry) == AE_IFDIR;
     if (archive_entry_hardlink(entry) || (!folder && archive_entry_filetype(entry) != AE_IFREG))
         return cr_fail(CR_EUNSUPPORTED, "%s: the entry \"%s\" is a link or a device: refused",
                        job->path, name);

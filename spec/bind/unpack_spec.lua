@@ -37,6 +37,11 @@ describe("fs.unpack", function()
     assert.same({ "a", "d" }, fs.list(out))
   end)
 
+  it("takes a folder that is named as the root for the folder itself", function()
+    assert.is_true(fs.unpack(archive(tar_entry("/", "", "5"), tar_entry("a", "x")), out))
+    assert.same({ "a" }, fs.list(out))
+  end)
+
   for _, kind in ipairs { "gzip", "zstd", "zip" } do
     it("understands " .. kind, function()
       if select(2, shell.run("command -v " .. kind)) ~= 0 then return pending(kind .. " is not installed") end
