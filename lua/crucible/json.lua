@@ -40,7 +40,8 @@ end
 function json.decode(text)
   local value, message, code = core.decode_json(text)
   if not code then return whole(value) end
-  return errors.failure(code, code == "format" and "not JSON: %s" or "%s", message)
+  local told = code ~= "format" or message:find("^not JSON")
+  return errors.failure(code, told and "%s" or "not JSON: %s", message)
 end
 
 local escapes = {

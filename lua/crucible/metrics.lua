@@ -220,7 +220,7 @@ function metrics.register(name, given)
   if type(name) ~= "string" or not name:find "^[%w_]+$" then
     errors.raise("register_metric: a name is letters, digits and '_', got %s", schema.show(name))
   end
-  if known[name] then errors.raise('register_metric: "%s" is registered already', name) end
+  if known[name] then errors.raise('register_metric: "%s" is registered already, expected another name', name) end
   if schema.callable.read(given) then given = { reduce = given } end
   local spec = metric_options:resolve(given)
   add {

@@ -97,7 +97,7 @@ local function check_name(kind, name, registry)
   if type(name) ~= "string" or not name:find("^[%w_%-]+$") then
     errors.raise("register_%s: a name is letters, digits, '_' and '-', got %s", kind, schema.show(name))
   end
-  if registry[name] then errors.raise('register_%s: "%s" is registered already', kind, name) end
+  if registry[name] then errors.raise('register_%s: "%s" is registered already, expected another name', kind, name) end
 end
 
 --- Registers a formatter. Raises when the name is taken.

@@ -110,7 +110,9 @@ function Hooks:register_hook(name, callback, options)
   if not schema.callable.read(callback) then
     errors.raise('gradient_hooks.register_hook: hook "%s" must be a function, got %s', name, schema.show(callback))
   end
-  if find(self, name) then errors.raise('gradient_hooks.register_hook: "%s" is registered already', name) end
+  if find(self, name) then
+    errors.raise('gradient_hooks.register_hook: "%s" is registered already, expected another name', name)
+  end
   local registered = traits_of(callback, given)
   registered.name, registered.callback = name, callback
   self.list[#self.list + 1] = registered

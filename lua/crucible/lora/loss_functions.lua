@@ -180,7 +180,7 @@ function methods.register(entries, name, loss)
     errors.raise("lora.loss_functions.register: a loss needs a name, got %s", schema.show(name))
   end
   if entries[name] or shipped[name] then
-    errors.raise('lora.loss_functions.register: "%s" is registered already', name)
+    errors.raise('lora.loss_functions.register: "%s" is registered already, expected another name', name)
   end
   if type(loss) ~= "table" then
     errors.raise('lora.loss_functions.register: "%s" must be a table with compute, got %s', name, schema.show(loss))
