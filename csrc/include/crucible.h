@@ -469,7 +469,7 @@ CR_API void cr_session_pass_over(cr_session *session, size_t datums);
 
 /* ---- updates ------------------------------------------------------------------- */
 
-/* AdamW (Loshchilov and Hutter 2019) with bias correction; decay is decoupled.
+/* AdamW (Loshchilov and Hutter 2019) with bias correction; decay is decoupled, of magnitudes too.
  * Gradients are scaled to norm max_grad_norm over all matrices when above it
  * (0 = never), then zeroed. A gradient that is not finite leaves weights and
  * moments as they are: skipped.
