@@ -44,7 +44,9 @@ for _, engine in ipairs(engines) do
   describe("the contract, kept by the " .. engine.name .. " engine:", function()
     local runs
 
-    setup(function() server = engine.name == "tinker" and standin.start { kind = "hosted" } or nil end)
+    setup(function()
+      server = engine.name == "tinker" and standin.start { kind = "hosted", idle_seconds = 1800 } or nil
+    end)
     teardown(function() if server then server:stop() end end)
     before_each(function() runs = temp.folder() end)
 

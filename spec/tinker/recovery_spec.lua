@@ -23,7 +23,8 @@ local kinds = {
 local servers = {}
 
 local function server_of(case)
-  servers[case] = servers[case] or standin.start { kind = case.kind, key = case.key, poll_seconds = 0.5 }
+  servers[case] = servers[case]
+    or standin.start { kind = case.kind, key = case.key, poll_seconds = 0.5, idle_seconds = 1800 }
   return servers[case]
 end
 
@@ -102,7 +103,7 @@ describe("a remote session", function()
   it_survives("broken and mangled answers to polls", function(server, case)
     disturbed(server, case, { ["POST /api/v1/retrieve_future"] = {
       "ok", "reset", "half", "status:500", "html", "after:502", "short", "long", "fewer", "duplicate", "ok", "short",
-    } })
+    } }, { retries = 40 })
   end)
 
   it("tells what it mended", function()

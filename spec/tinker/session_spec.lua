@@ -24,7 +24,7 @@ describe("a remote session", function()
 
   local function server_of(kind)
     local key = kind == "tuft" and KEY or nil
-    servers[kind] = servers[kind] or standin.start { kind = kind, key = key, poll_seconds = 0.5 }
+    servers[kind] = servers[kind] or standin.start { kind = kind, key = key, poll_seconds = 0.5, idle_seconds = 1800 }
     return servers[kind]
   end
 

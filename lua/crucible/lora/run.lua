@@ -758,6 +758,7 @@ local function other_loss(self, loss_fn)
   loss_functions.check_dataset(loss, self.plan.dataset and self.plan.dataset.name)
   local ok, message, code = loss_functions.check(loss, self.plan.datums)
   if not ok then return nil, message, code end
+  if self.session.check_loss then self.session:check_loss(loss, self.plan.datums) end
   return loss
 end
 
@@ -776,6 +777,7 @@ function Run:change(changes)
   for name, value in pairs(given) do
     if name ~= "loss_fn" then settings[name], note[name] = value, value end
   end
+  flights.drop(self) -- what is under way was begun as things were
   self.plan.config = config.new(settings)
   self.manifest.changes = json.array(self.manifest.changes or {})
   table.insert(self.manifest.changes, note)
