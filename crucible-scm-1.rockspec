@@ -42,5 +42,5 @@ build = {
   },
 }
 
-test_dependencies = { "busted", "luasocket" }
+test_dependencies = { "busted", "luasocket", "lua-cjson" }
 test = { type = "command", command = "scripts/specs build.luarocks" }
