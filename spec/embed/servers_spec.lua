@@ -23,6 +23,14 @@ local function environment(checkpoint)
     shell.quote(checkpoint), preload and preload ~= "" and "LD_PRELOAD=" .. shell.quote(preload) or "")
 end
 
+-- A port that nobody listened at a moment ago.
+local function free_port()
+  local listener = assert(require("socket").bind("127.0.0.1", 0))
+  local _, found = listener:getsockname()
+  listener:close()
+  return found
+end
+
 local function lacks(...)
   local missing = hosts.missing(...)
   if #missing == 0 then return false end
@@ -39,7 +47,7 @@ describe("lighttpd", function()
 
   local function start()
     folder = temp.folder()
-    port = 20000 + math.random(20000)
+    port = free_port()
     output = folder .. "/lighttpd.log"
     local command = ("%s PORT=%d exec lighttpd -D -f examples/embed/lighttpd/lighttpd.conf"):format(
       environment(tuned(folder)), port)
@@ -51,7 +59,11 @@ describe("lighttpd", function()
     error("lighttpd does not answer: " .. temp.read(output))
   end
 
-  after_each(temp.clean)
+  after_each(function()
+    if pid then shell.run(("kill -KILL %s 2>/dev/null"):format(pid)) end -- where it was not ended below
+    pid = nil
+    temp.clean()
+  end)
 
   it("answers requests with the tuned model's verdict, and ends clean", function()
     if lacks("lighttpd", "curl") then return end
@@ -66,6 +78,7 @@ describe("lighttpd", function()
     shell.run(("kill -INT %s; for i in $(seq 200); do kill -0 %s 2>/dev/null || break; sleep 0.05; done"):format(
       pid, pid))
     assert.is_true(select(2, shell.run("kill -0 " .. pid)) ~= 0, "it still runs")
+    pid = nil
     local log = temp.read(output)
     assert.is_nil(log:find "ERROR: ", log)
   end)
