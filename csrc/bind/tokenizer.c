@@ -151,6 +151,12 @@ static int tokenizer_info(lua_State *L)
     lua_setfield(L, -2, "add_bos");
     lua_pushboolean(L, info.space_prefix);
     lua_setfield(L, -2, "space_prefix");
+    lua_pushboolean(L, info.prefixes_each);
+    lua_setfield(L, -2, "prefixes_each");
+    lua_pushboolean(L, info.prefix_unless_spaced);
+    lua_setfield(L, -2, "prefix_unless_spaced");
+    lua_pushboolean(L, info.composes);
+    lua_setfield(L, -2, "composes");
     set_id(L, "bos", info.bos);
     set_id(L, "eos", info.eos);
     set_id(L, "pad", info.pad);

@@ -1,4 +1,5 @@
-/* round_trip.h: what is encoded must come back, whatever the bytes; anything else aborts. */
+/* round_trip.h: what is encoded must come back, whatever the bytes; anything else aborts. Composed text does
+ * not come back as it was: there only that it can be decoded. */
 #ifndef CR_ROUND_TRIP_H
 #define CR_ROUND_TRIP_H
 
@@ -17,7 +18,9 @@ static void check_round_trip(const cr_tokenizer *tokenizer, const char *text, si
         abort();
     if (cr_tokenizer_decode(tokenizer, ids, count, false, &back, &length) < 0)
         abort();
-    if (length != size || memcmp(back, text, size) != 0)
+    cr_tokenizer_info info;
+    cr_tokenizer_describe(tokenizer, &info);
+    if (!info.composes && (length != size || memcmp(back, text, size) != 0))
         abort();
     cr_free(back);
     cr_free(ids);

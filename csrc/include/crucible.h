@@ -198,7 +198,10 @@ typedef struct cr_tokenizer_info {
     int size;                  /* ids are 0..size-1 */
     int32_t bos, eos, pad, unknown; /* -1 = none */
     bool add_bos;              /* the model expects a BOS before the text */
-    bool space_prefix;         /* and a space before its first word */
+    bool space_prefix;         /* and a space before its first word, */
+    bool prefixes_each;        /* and before the text behind each special token, */
+    bool prefix_unless_spaced; /* but none where the text begins with a space */
+    bool composes;             /* text becomes NFC between special tokens, and decode gives it so */
 } cr_tokenizer_info;
 
 /* Its texts are borrowed from the tokenizer. */

@@ -4,8 +4,7 @@
  * cover the text without holes. Each maximal stretch of well-formed UTF-8 is
  * split by the pattern as a text of its own (a lookahead at its end sees the end
  * of the text); each maximal run of bytes between such stretches is one piece.
- * What it is not: a normaliser. Bytes are never changed, so the NFC step that
- * Hugging Face runs for Qwen2 is left out, as llama.cpp does.
+ * What it is not: a normaliser (compose.h). Bytes are never changed.
  *
  * Letters, numbers and spaces are Unicode 16's, also with a PCRE2 that knows
  * only Unicode 14, so that ids are the same on every machine.

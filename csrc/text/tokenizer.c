@@ -8,6 +8,7 @@
 #include "base/parallel.h"
 #include "text/bpe.h"
 #include "text/byte_escape.h"
+#include "text/compose.h"
 #include "text/pretokenize.h"
 #include "text/sentencepiece.h"
 #include "text/shown.h"
@@ -20,11 +21,12 @@ struct cr_tokenizer {
     cr_specials specials;
     cr_spelling spelling;
     int32_t bos, eos, pad, unknown;
-    bool add_bos, space_prefix;
+    bool add_bos, space_prefix, prefixes_each, prefix_unless_spaced;
     /* byte-level */
     const cr_pretokenizer_rules *rules; /* NULL for SentencePiece */
     cr_pretokenizer *pretokenizer;
-    bool *whole; /* [size]: a piece with this token's bytes is this token */
+    bool *whole;   /* [size]: a piece with this token's bytes is this token */
+    bool composes; /* to NFC */
     /* SentencePiece */
     cr_specials user_defined; /* cut out of every text: runs of spaces and line ends among them */
     bool cuts;
@@ -219,6 +221,7 @@ static int read_ids(cr_tokenizer *out, const cr_gguf *file)
     CR_TRY(optional(cr_gguf_bool(file, KEY("add_bos_token"), &out->add_bos)));
     if (!out->rules)
         CR_TRY(optional(cr_gguf_bool(file, KEY("add_space_prefix"), &out->space_prefix)));
+    out->prefixes_each = out->space_prefix;
     if (out->add_bos && out->bos < 0)
         return cr_fail(CR_EFORMAT,
                        KEY("add_bos_token") " is true, but " KEY("bos_token_id") " is missing");
@@ -308,6 +311,7 @@ int cr_tokenizer_from_gguf(cr_tokenizer **out, const cr_gguf *file)
 static int build(cr_tokenizer *out, const cr_bpe_lists *lists)
 {
     out->rules = lists->rules;
+    out->composes = lists->composes;
     out->spelling = lists->rules ? CR_SPELLING_BYTES : CR_SPELLING_SPACES;
     if (out->rules)
         CR_TRY(cr_pretokenizer_create(&out->pretokenizer, out->rules));
@@ -323,6 +327,8 @@ void cr_tokenizer_set_roles(cr_tokenizer *tokenizer, const cr_token_roles *roles
     tokenizer->unknown = roles->unknown;
     tokenizer->add_bos = roles->add_bos;
     tokenizer->space_prefix = roles->space_prefix;
+    tokenizer->prefixes_each = roles->prefixes_each;
+    tokenizer->prefix_unless_spaced = roles->prefix_unless_spaced;
 }
 
 int cr_tokenizer_from_lists(cr_tokenizer **out, const cr_bpe_lists *lists)
@@ -361,7 +367,10 @@ void cr_tokenizer_describe(const cr_tokenizer *tokenizer, cr_tokenizer_info *out
                                .pad = tokenizer->pad,
                                .unknown = tokenizer->unknown,
                                .add_bos = tokenizer->add_bos,
-                               .space_prefix = tokenizer->space_prefix};
+                               .space_prefix = tokenizer->space_prefix,
+                               .prefixes_each = tokenizer->prefixes_each,
+                               .prefix_unless_spaced = tokenizer->prefix_unless_spaced,
+                               .composes = tokenizer->composes};
 }
 
 int32_t cr_tokenizer_find(const cr_tokenizer *tokenizer, const char *text, size_t length)
@@ -473,11 +482,23 @@ static int encode_pieces(encoder *e, const char *text, size_t length)
     }
 }
 
+static int encode_composed(encoder *e, const char *text, size_t length)
+{
+    char *composed;
+    size_t size;
+    CR_TRY(cr_compose(&composed, &size, text, length));
+    int code = composed ? encode_pieces(e, composed, size) : encode_pieces(e, text, length);
+    cr_free(composed);
+    return code;
+}
+
 /* Text between special tokens. */
 static int encode_between(encoder *e, const char *text, size_t length)
 {
-    return e->tokenizer->spelling == CR_SPELLING_SPACES ? encode_stretches(e, text, length)
-                                                        : encode_pieces(e, text, length);
+    if (e->tokenizer->spelling == CR_SPELLING_SPACES)
+        return encode_stretches(e, text, length);
+    return e->tokenizer->composes ? encode_composed(e, text, length)
+                                  : encode_pieces(e, text, length);
 }
 
 static int encode_around(encoder *e, const cr_specials *specials, const char *text, size_t length)

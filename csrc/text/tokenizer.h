@@ -6,7 +6,8 @@
  * the byte alphabet and merged by rank. Input is bytes: any byte string is
  * encodable and decode(encode(bytes)) == bytes. Ids are those of Hugging Face
  * tokenizers for well-formed UTF-8, but for bytes that a vocabulary has no token
- * for, which are kept (byte_escape.h) and not dropped.
+ * for, which are kept (byte_escape.h) and not dropped. A tokenizer.json that asks for NFC (Qwen) gets it between
+ * special tokens, and then decode gives the composed text; from GGUF text stays as it is.
  *
  * SentencePiece BPE (Kudo and Richardson 2018; Llama 2, Gemma): user-defined tokens are cut out of
  * every text, characters are merged by score, and what has no token becomes byte tokens. A model's
@@ -42,6 +43,7 @@ typedef struct cr_bpe_lists {
     const cr_text *merges; /* "left right", in order of rank */
     size_t merge_count;
     const float *scores;   /* [count], instead of merges, or NULL */
+    bool composes;         /* text becomes NFC before it is split; with rules alone */
     const cr_pretokenizer_rules *rules; /* NULL for SentencePiece */
 } cr_bpe_lists;
 
@@ -50,7 +52,7 @@ int cr_tokenizer_from_lists(cr_tokenizer **out, const cr_bpe_lists *lists);
 
 typedef struct cr_token_roles {
     int32_t bos, eos, pad, unknown; /* -1 = none */
-    bool add_bos, space_prefix;
+    bool add_bos, space_prefix, prefixes_each, prefix_unless_spaced;
 } cr_token_roles;
 void cr_tokenizer_set_roles(cr_tokenizer *tokenizer, const cr_token_roles *roles);
 

@@ -11,7 +11,7 @@
 /* What tokenizer.json says beside its lists. */
 typedef struct description {
     const cr_pretokenizer_rules *rules; /* NULL for SentencePiece */
-    bool space_prefix;
+    bool space_prefix, prefixes_each, prefix_unless_spaced, composes;
     const char *first; /* the special token that the post-processor puts before a text, or NULL */
 } description;
 
@@ -117,13 +117,13 @@ static int read_byte_level(cr_json_object part, const char *type, description *o
     return CR_OK;
 }
 
-static int check_byte_normaliser(cr_json_object root)
+static int read_byte_normaliser(cr_json_object root, description *out)
 {
     cr_json_object part;
     const char *type;
     CR_TRY(part_of(root, "normalizer", &part, &type));
-    /* NFC is left out (text/pretokenize.h). */
-    if (*type && strcmp(type, "NFC") != 0)
+    out->composes = strcmp(type, "NFC") == 0;
+    if (*type && !out->composes)
         return refuse("normalizer", type, "null or NFC before ByteLevel");
     return CR_OK;
 }
@@ -137,7 +137,7 @@ static int read_normaliser_step(cr_json_object step, description *out)
     CR_TRY(type_of(step, &type));
     if (strcmp(type, "Prepend") == 0) {
         CR_TRY(cr_json_optional(cr_json_string(step, "prepend", &content)));
-        out->space_prefix = true;
+        out->space_prefix = out->prefixes_each = true;
         return strcmp(content, SPACE_MARK) == 0
                    ? CR_OK
                    : refuse("normalizer: Prepend of", content, "U+2581");
@@ -158,7 +158,8 @@ static int read_metaspace(cr_json_object part, description *out)
     bool prefix = true;
     CR_TRY(cr_json_optional(cr_json_string(part, "prepend_scheme", &scheme)));
     CR_TRY(cr_json_optional(cr_json_bool(part, "add_prefix_space", &prefix)));
-    out->space_prefix = prefix && strcmp(scheme, "never") != 0;
+    out->space_prefix = out->prefix_unless_spaced = prefix && strcmp(scheme, "never") != 0;
+    out->prefixes_each = out->space_prefix && strcmp(scheme, "first") != 0;
     return CR_OK;
 }
 
@@ -240,7 +241,7 @@ static int describe(cr_json_object root, description *out)
     if (whole != out->rules->whole_pieces)
         return cr_fail(CR_EUNSUPPORTED, "model.ignore_merges is %s: with the pattern of %s it is not",
                        whole ? "true" : "false", out->rules->name);
-    return check_byte_normaliser(root);
+    return read_byte_normaliser(root, out);
 }
 
 /* ---- roles --------------------------------------------------------------------------------------------- */
@@ -292,6 +293,8 @@ static int find_roles(const sources *from, const description *about, cr_token_ro
     CR_TRY(find_role(from, "pad_token", "pad_token_id", &out->pad));
     CR_TRY(find_role(from, "unk_token", "unk_token_id", &out->unknown));
     out->space_prefix = about->space_prefix;
+    out->prefixes_each = about->prefixes_each;
+    out->prefix_unless_spaced = about->prefix_unless_spaced;
     out->add_bos = false;
     if (about->first) {
         int32_t first = cr_token_list_find(from->list, about->first);
@@ -325,7 +328,8 @@ static int build(cr_tokenizer **out, cr_json_object root, sources *from)
                           .count = list.count,
                           .merges = list.merges,
                           .merge_count = list.merge_count,
-                          .rules = about.rules};
+                          .rules = about.rules,
+                          .composes = about.composes};
     code = cr_tokenizer_from_lists(out, &lists);
     if (code == CR_OK)
         cr_tokenizer_set_roles(*out, &roles);
@@ -348,20 +352,17 @@ static const char *default_template(cr_json_object config, const cr_json_node *l
     return NULL;
 }
 
+/* A file of its own comes before the one in tokenizer_config.json, as in transformers. */
 static int copy_template(char **out, cr_json_object config, const cr_hub_folder *folder)
 {
+    int code = cr_hub_folder_text(folder, "chat_template.jinja", out);
+    if (code != CR_ENOTFOUND)
+        return code;
     const cr_json_node *found = config.node ? cr_json_field(config, "chat_template") : NULL;
     const char *text = found && found->kind == CR_JSON_STRING ? found->text : NULL;
     if (found && found->kind == CR_JSON_ARRAY)
         text = default_template(config, found);
-    if (text) {
-        *out = cr_strdup(text);
-        return *out ? CR_OK : CR_ENOMEM;
-    }
-    int code = cr_hub_folder_text(folder, "chat_template.jinja", out);
-    if (code != CR_ENOTFOUND)
-        return code;
-    *out = cr_strdup("");
+    *out = cr_strdup(text ? text : "");
     return *out ? CR_OK : CR_ENOMEM;
 }
 

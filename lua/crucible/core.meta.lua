@@ -153,6 +153,9 @@ function Tokenizer:decode(ids, skip_special) end
 ---@field size integer         ids are 0 to size - 1
 ---@field add_bos boolean      the model expects a BOS before the text
 ---@field space_prefix boolean and a space before its first word
+---@field prefixes_each boolean and before the text behind each special token
+---@field prefix_unless_spaced boolean but none where the text begins with a space
+---@field composes boolean text becomes NFC between special tokens, and decode gives it so
 ---@field bos integer?         ids; nil where the model has none
 ---@field eos integer?
 ---@field pad integer?

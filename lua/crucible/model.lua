@@ -25,8 +25,10 @@ function model.open(name_or_path)
   local core
   core, message, code = require("crucible.core").open_model(path)
   if not core then return nil, message, code end
+  local info = core:info()
   return setmetatable({
-    name = name_or_path, path = path, core = core, info = core:info(), tokenizer = tokenizer.wrap(core:tokenizer()),
+    name = name_or_path, path = path, core = core, info = info,
+    tokenizer = tokenizer.wrap(core:tokenizer(), info.chat_template),
   }, Model)
 end
 
@@ -131,7 +133,7 @@ end
 -- What decides a folder's model: its weights, configuration and tokenizer.
 local function is_part(name)
   return name:find "%.safetensors$" or name:find "^model.*%.index%.json$" or name == "config.json"
-    or name == "tokenizer.json" or name == "tokenizer_config.json"
+    or name == "tokenizer.json" or name == "tokenizer_config.json" or name == "chat_template.jinja"
 end
 
 local function digest_of(path)

@@ -14,6 +14,9 @@ local models = require "crucible.models"
 ---@field eos integer?  id of the token that ends an answer
 ---@field add_bos boolean  the model expects a BOS
 ---@field space_prefix boolean  and a space before the first word
+---@field prefixes_each boolean  and behind each special token
+---@field prefix_unless_spaced boolean  but none before a text that begins with one
+---@field chat_template string  Jinja source that came with the model, or ""
 ---@field size integer  ids are 0..size-1
 local Tokenizer = { __name = "crucible.tokenizer" }
 Tokenizer.__index = Tokenizer
@@ -22,12 +25,14 @@ local tokenizer = {}
 
 --- Wraps a tokenizer of crucible.core.
 ---@param core crucible.core.Tokenizer
+---@param chat_template string?  the model's
 ---@return crucible.Tokenizer
-function tokenizer.wrap(core)
+function tokenizer.wrap(core, chat_template)
   local info = core:info()
   return setmetatable({
     core = core, bos = info.bos, eos = info.eos, add_bos = info.add_bos, size = info.size, model = info.model,
-    space_prefix = info.space_prefix,
+    space_prefix = info.space_prefix, prefixes_each = info.prefixes_each,
+    prefix_unless_spaced = info.prefix_unless_spaced, chat_template = chat_template or "",
   }, Tokenizer)
 end
 
@@ -40,7 +45,7 @@ function tokenizer.open(name_or_path)
   local model
   model, message, code = require("crucible.core").open_model(path)
   if not model then return nil, message, code end
-  return tokenizer.wrap(model:tokenizer())
+  return tokenizer.wrap(model:tokenizer(), model:info().chat_template)
 end
 
 --- Ids of a text, nothing added. `parse_special`: the text of special tokens becomes their ids.
@@ -92,7 +97,8 @@ function Tokenizer:digest()
     local vocabulary = self.core:decode(all)
     self.known_digest = fs.sha256(table.concat({
       info.model, info.pretokenizer, tostring(info.bos), tostring(info.eos), tostring(info.add_bos),
-      tostring(info.space_prefix),
+      tostring(info.space_prefix), tostring(info.prefixes_each), tostring(info.prefix_unless_spaced),
+      tostring(info.composes),
       table.concat(self.core:ends(all), " "), table.concat(self.core:encode(vocabulary), " "),
       table.concat(self.core:encode(vocabulary, true), " "), vocabulary,
     }, "\n"))
@@ -100,13 +106,21 @@ function Tokenizer:digest()
   return self.known_digest
 end
 
+--- The space that a model expects before the first word of a text: " " or "".
+---@param tok crucible.Tokenizer
+---@param text string
+---@return string
+function tokenizer.first_space(tok, text)
+  if not tok.space_prefix or text == "" then return "" end
+  return tok.prefix_unless_spaced and text:sub(1, 1) == " " and "" or " "
+end
+
 --- Ids of a prompt as the model wants to see it: with one BOS if it expects one, and a space before
 --- the first word if it expects that.
 ---@param text string
 ---@return integer[]
 function Tokenizer:prompt(text)
-  if self.space_prefix and text ~= "" then text = " " .. text end
-  local ids = self.core:encode(text)
+  local ids = self.core:encode(tokenizer.first_space(self, text) .. text)
   if self.add_bos and self.bos and ids[1] ~= self.bos then table.insert(ids, 1, self.bos) end
   return ids
 end

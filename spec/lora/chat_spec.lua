@@ -42,7 +42,7 @@ describe("a chat template", function()
   end
 
   it("is listed, and refused by name", function()
-    assert.same({ "chatml", "gemma", "llama3", "role_colon" }, chat.renderers())
+    assert.same({ "chatml", "gemma", "llama3", "qwen3", "role_colon" }, chat.renderers())
     expect.raises('unknown chat template "chatlm"; did you mean "chatml"?', chat.renderer, "chatlm")
   end)
 

@@ -42,6 +42,7 @@ describe("A folder of the hub", function()
     assert.same({
       model = "gpt2", pretokenizer = "smollm", size = theirs:info().size, bos = 1, eos = 2, pad = 2, unknown = -1,
       add_bos = false, space_prefix = false,
+      prefixes_each = false, prefix_unless_spaced = false, composes = false,
     }, (function()
       local found = tokenizer:info()
       found.unknown = found.unknown or -1

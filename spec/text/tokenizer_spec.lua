@@ -157,7 +157,7 @@ describe("SmolLM2's tokenizer", function()
   it("describes itself", function()
     assert.same({
       model = "gpt2", pretokenizer = "smollm", size = 49152, bos = 1, eos = 2, pad = 2, unknown = 0, add_bos = false,
-      space_prefix = false,
+      space_prefix = false, prefixes_each = false, prefix_unless_spaced = false, composes = false,
     }, tokenizer:info())
   end)
 

@@ -47,7 +47,7 @@ command.options = schema.new("crucible data", entries())
 local function list_names(out)
   out:write("data sets: ", table.concat(dataset_integration.datasets(), ", "), "\n")
   out:write("formatters: ", table.concat(dataset_integration.formatters(), ", "), "\n")
-  out:write("chat templates: ", table.concat(chat.renderers(), ", "), "\n")
+  out:write("chat templates: ", table.concat(chat.templates(), ", "), "\n")
   return true
 end
 

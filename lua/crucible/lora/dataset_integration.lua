@@ -22,7 +22,7 @@ local dataset_integration = {}
 ---@field metadata table
 ---@field weight number?  of every token of the output; 1 if nil
 ---@field messages crucible.chat.Message[]?  of a conversation; input and output are then for readers
----@field template string?  name of a crucible.chat renderer
+---@field template string?  of crucible.chat.templates()
 ---@field train_on string?  of crucible.chat.train_on
 
 ---@class crucible.lora.Dataset  a named data set
@@ -195,7 +195,7 @@ local common_entries = {
     doc = "what a row that cannot be read or formatted does; skipped ones are counted" },
   { name = "filter", check = schema.callable, doc = "(raw row) → false to leave it out" },
   { name = "limit", check = schema.integer { min = 0 }, doc = "rows at most" },
-  { name = "template", check = schema.one_of(chat.renderers()), doc = "of messages; default: that of the tokenizer" },
+  { name = "template", check = schema.one_of(chat.templates()), doc = "of messages; default: the model's own" },
   { name = "train_on", check = chat.train_on, doc = "of messages; default: last_assistant" },
   { name = "download", default = true, check = schema.boolean, doc = "fetch a named data set that is not here" },
   { name = "labels", check = schema.one_of { "evidence", "all" },

@@ -20,7 +20,7 @@ local datums = {}
 local options = schema.new("lora.datums.build", {
   { name = "max_length", check = schema.integer { min = 2 }, doc = "longest row in tokens; default: no limit" },
   { name = "truncation", default = "left", check = schema.one_of { "left", "drop" }, doc = "of rows over the limit" },
-  { name = "template", check = schema.one_of(chat.renderers()), doc = "of messages; default: that of the tokenizer" },
+  { name = "template", check = schema.one_of(chat.templates()), doc = "of messages; default: the model's own" },
   { name = "train_on", check = chat.train_on, doc = "of messages; default: last_assistant" },
   { name = "cache", check = schema.nonempty_string, doc = "folder of tokenised data (crucible.lora.token_cache)" },
   { name = "threads", default = 0, check = schema.integer { min = 0, max = 1024 }, doc = "0 = as many as may be used" },
@@ -48,17 +48,21 @@ datums.cut_left = cut_left
 -- A weight as the engine takes it, so that a datum is the same from memory and from a file.
 local function in_32_bits(weight) return (string.unpack("<f", string.pack("<f", weight))) end
 
--- The space that some models expect before the first word.
-local function first_space(tokenizer) return tokenizer.space_prefix and " " or "" end
-
 local function pieces_of_text(tokenizer, row)
   local seam, weight = tokenizer_module.seam(row.input, row.output), in_32_bits(row.weight or 1)
   local prompt = row.input
-  if prompt ~= "" then prompt = first_space(tokenizer) .. prompt end
-  if prompt == "" and row.output ~= "" then seam = first_space(tokenizer) end
+  prompt = tokenizer_module.first_space(tokenizer, prompt) .. prompt
+  if prompt == "" then seam = tokenizer_module.first_space(tokenizer, row.output) end
   local pieces = { { text = prompt, weight = 0 }, { text = seam .. row.output, weight = weight, final = true } }
   if row.output ~= "" and tokenizer.eos then pieces[3] = { id = tokenizer.eos, weight = weight } end
   return pieces, #seam
+end
+
+-- A rendered piece for `join`: text or an id, and its weight.
+local function piece_of_template(tokenizer, piece, weight, first)
+  local trained = piece.part == "content" or piece.part == "close"
+  return { text = chat.piece_text(tokenizer, piece, first), id = chat.piece_id(tokenizer, piece), parse = piece.parse,
+    weight = trained and weight or 0 }
 end
 
 local function pieces_of_messages(tokenizer, row, given)
@@ -67,17 +71,17 @@ local function pieces_of_messages(tokenizer, row, given)
   local renderer, message = chat.choose(tokenizer, row.template or given.template)
   if not renderer then return nil, message end
   local rendered, weights = chat.render(renderer, row.messages, row.train_on or given.train_on)
-  local last, pieces, seam = rendered[#rendered].message, {}, 0
+  if not rendered then return nil, weights end
+  local last, seam = rendered[#rendered].message, nil
+  local pieces = { whole = rendered.whole }
   for i, piece in ipairs(rendered) do
-    local trained = piece.part == "content" or piece.part == "close"
-    local made = { text = piece.text, weight = trained and in_32_bits(weights[piece.message] * (row.weight or 1)) or 0 }
-    if piece.ends then made.id = tokenizer.eos end
-    if piece.special then made.id = tokenizer:find(piece.text) end
-    if i == 1 and not made.id then made.text = first_space(tokenizer) .. made.text end
-    if piece.part == "content" and piece.message == last then made.final, seam = true, piece.seam end
-    pieces[i] = made
+    local weight = in_32_bits(weights[piece.message] * (row.weight or 1))
+    pieces[i] = piece_of_template(tokenizer, piece, weight, i == 1)
+    if piece.part == "content" and piece.message == last and not seam then
+      pieces[i].final, seam = true, piece.seam or 0
+    end
   end
-  return pieces, seam
+  return pieces, seam or 0
 end
 
 -- The pieces of a row and the bytes of its seam; nil, why not.
@@ -92,7 +96,8 @@ end
 -- begin (tokens before them).
 local function join(tokenizer, pieces, next_ids)
   local tokens, weights, prompt, lead = {}, {}, 0, nil
-  local brings_bos = pieces[1].id == tokenizer.bos -- a template whose first token it is
+  -- A model's own template is the whole of what it says; a named one may begin with the BOS.
+  local brings_bos = pieces.whole or pieces[1].id == tokenizer.bos
   if tokenizer.add_bos and tokenizer.bos and not brings_bos then tokens[1], weights[1] = tokenizer.bos, 0 end
   for _, piece in ipairs(pieces) do
     local count = #tokens
@@ -141,18 +146,38 @@ local function assemble(tokenizer, row, pieces, seam, next_ids, given)
   }, nil, over > 0
 end
 
+-- Texts to encode: `parsed` those in which added tokens are tokens, `plain` the others, `order` which is next.
+local function no_texts() return { plain = {}, parsed = {}, order = {} } end
+
 local function collect_texts(pieces, texts)
   for _, piece in ipairs(pieces) do
-    if not piece.id then texts[#texts + 1] = piece.text end
+    if not piece.id then
+      local kind = piece.parse and "parsed" or "plain"
+      local list = texts[kind]
+      list[#list + 1] = piece.text
+      texts.order[#texts.order + 1] = { kind = kind, index = #list }
+    end
   end
 end
 
-local function iterate(list)
+-- A function that gives the ids of one text after another.
+local function in_order(texts, ids_of)
   local at = 0
   return function()
     at = at + 1
-    return list[at]
+    local place = texts.order[at]
+    return ids_of(place.kind, place.index)
   end
+end
+
+local function encode_texts(tokenizer, texts, threads)
+  local plain, message, code = tokenizer:encode_all(texts.plain, false, threads)
+  if not plain then return nil, message, code end
+  local parsed = {}
+  if #texts.parsed > 0 then parsed, message, code = tokenizer:encode_all(texts.parsed, true, threads) end
+  if not parsed then return nil, message, code end
+  local ids = { plain = plain, parsed = parsed }
+  return in_order(texts, function(kind, index) return ids[kind][index] end)
 end
 
 --- The datum of one row, or nil and why not: "drop" (over the limit), "answer" (the answer
@@ -165,10 +190,12 @@ end
 function datums.row(tokenizer, row, given)
   local pieces, seam = pieces_of(tokenizer, row, given)
   if not pieces then return nil, seam end
-  local texts = {}
+  local texts = no_texts()
   collect_texts(pieces, texts)
-  for i, text in ipairs(texts) do texts[i] = assert(tokenizer:encode(text)) end
-  return assemble(tokenizer, row, pieces, seam, iterate(texts), given)
+  local next_ids = in_order(texts, function(kind, index)
+    return assert(tokenizer:encode(texts[kind][index], kind == "parsed"))
+  end)
+  return assemble(tokenizer, row, pieces, seam, next_ids, given)
 end
 
 --- Ids of a row's prompt, as its datum would begin without a limit.
@@ -232,16 +259,16 @@ end
 
 -- The pieces of rows first..last, and ids of all their texts in order.
 local function encode_rows(tokenizer, rows, first, last, given)
-  local all, seams, texts = {}, {}, {}
+  local all, seams, texts = {}, {}, no_texts()
   for number = first, last do
     local pieces, seam = pieces_of(tokenizer, rows[number], given)
     if not pieces then return row_failure(number, seam, given) end
     all[number], seams[number] = pieces, seam
     collect_texts(pieces, texts)
   end
-  local ids, message, code = tokenizer:encode_all(texts, false, given.threads)
-  if not ids then return nil, message, code end
-  return { pieces = all, seams = seams, next_ids = iterate(ids) }
+  local next_ids, message, code = encode_texts(tokenizer, texts, given.threads)
+  if not next_ids then return nil, message, code end
+  return { pieces = all, seams = seams, next_ids = next_ids }
 end
 
 -- Adds the datums of rows first..last to a list.
@@ -287,6 +314,7 @@ end
 local function build_cached(tokenizer, rows, given)
   local key = token_cache.key(tokenizer, rows, {
     max_length = given.max_length, truncation = given.truncation, template = given.template, train_on = given.train_on,
+    chat_template = tokenizer.chat_template,
   })
   local built, counts = token_cache.load(given.cache, key, rows, tokenizer)
   if built then

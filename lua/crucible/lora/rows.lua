@@ -9,7 +9,7 @@ local errors = require "crucible.errors"
 local rows = {}
 
 ---@class crucible.lora.RowDefaults
----@field template string?  of rows of messages: a name of crucible.chat
+---@field template string?  of rows of messages: of crucible.chat.templates()
 ---@field train_on string?  of crucible.chat.train_on
 
 local function wrong_extras(row)
@@ -29,9 +29,10 @@ local function wrong_shape(row)
   return wrong_extras(row)
 end
 
+-- For readers a conversation is ChatML unless a wording is named: the model and its template are not known here.
 local function complete_messages(row, defaults)
   local template = row.template or defaults.template
-  local renderer = chat.renderer(template or "chatml")
+  local renderer = chat.renderer(template ~= "model" and template or "chatml")
   local last = row.messages[#row.messages]
   return {
     messages = row.messages, template = template, train_on = row.train_on or defaults.train_on,
