@@ -1,11 +1,13 @@
 -- Feeds broken templates to the interpreter for a while: every one must give a text or one error, in bounded time
 -- and memory.
 --
---   lua5.4 scripts/fuzz_templates.lua [seconds] [seed]      default: 60, of the clock
+--   lua5.4 scripts/fuzz_templates.lua [seconds] [seed]      default: 60, of the clock; needs a build, $CRUCIBLE_BUILD or
+--                                                           build/release
 --
 -- Seeds are the templates of spec/fixtures/chat and spec/support/hostile_templates.lua. What fails is kept in
 -- build/fuzz/crashes/, named after its seed, and the exit status is 1.
 package.path = "lua/?.lua;lua/?/init.lua;./?.lua;" .. package.path
+package.cpath = (os.getenv "CRUCIBLE_BUILD" or "build/release") .. "/lua5.4/?.so;" .. package.cpath
 
 local hostile = require "spec.support.hostile_templates"
 local jinja = require "crucible.jinja"

@@ -1,5 +1,6 @@
 -- Python's arithmetic on the values of templates, and the functions every template can call.
 local arguments = require "crucible.jinja.arguments"
+local dates = require "crucible.jinja.dates"
 local fault = require "crucible.jinja.fault"
 local values = require "crucible.jinja.values"
 
@@ -195,20 +196,6 @@ local function range(run, given)
   return list
 end
 
--- The C library's flag "-" leaves out leading zeros; Lua's own check does not know it.
-local function formatted_time(run, format)
-  if #format > 1000 then fault.raise("format", nil, "strftime_now: the format is longer than 1000 bytes") end
-  local function part(flag, letter)
-    if letter == "%" then return "%" end
-    local ok, text = pcall(os.date, "!%" .. letter, run.now)
-    if not ok then
-      fault.raise("unsupported", nil, "strftime_now: '%%%s' is not supported", fault.show(flag .. letter))
-    end
-    return flag == "-" and text:gsub("^[0 ]+(.)", "%1") or text
-  end
-  return (format:gsub("%%(%-?)(.)", part))
-end
-
 local functions = {
   namespace = function(run, given)
     for _, name in ipairs(given.names) do operators.check_attribute(name) end
@@ -223,7 +210,8 @@ local functions = {
   strftime_now = function(run, given)
     local format = arguments.unpack("strftime_now()", given, { "format" }, 1)
     if type(format) ~= "string" then fault.raise("format", nil, "strftime_now expects a str") end
-    return run:made(formatted_time(run, format))
+    if #format > 1000 then fault.raise("format", nil, "strftime_now: the format is longer than 1000 bytes") end
+    return run:made(dates.text(format, run.now))
   end,
 }
 
