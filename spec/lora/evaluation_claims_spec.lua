@@ -133,7 +133,7 @@ describe("entailment by a language model", function()
     local begun = #fake.generations
     expect.fails("not_found", "no such checkpoint", evaluate { judge = folder .. "/nothing" })
     temp.file(folder, "judge.json", '{ "labels": ["yes"] }')
-    expect.fails("format", "expected checkpoint and at least two labels", evaluate { judge = folder })
+    expect.fails("format", "an object with `checkpoint` and at least two `labels`", evaluate { judge = folder })
     local session <close> = open()
     local saved = assert(session:save_checkpoint "mine")
     path = temp.file(folder, "other.gguf", "another toy")
