@@ -9,7 +9,7 @@ local cjson = require "cjson"
 local hashed = require "spec.support.hashed_normal"
 local lists = require "spec.support.lists"
 
-local fixture = cjson.decode(assert(fs.read_file "spec/fixtures/quantize.json"))
+local fixture = cjson.decode((assert(fs.read_file "spec/fixtures/quantize.json")))
 local count = fixture.count // 1 | 0
 
 local types = {}
