@@ -20,7 +20,7 @@ float cr_f16_to_f32(uint16_t half)
 
 uint16_t cr_f32_to_f16(float value)
 {
-    uint32_t bits = bits_of(value);
+    uint32_t bits = bits_f32(value);
     uint32_t sign = bits >> 16 & 0x8000;
     uint32_t magnitude = bits & 0x7fffffff;
     uint32_t half;
@@ -29,7 +29,7 @@ uint16_t cr_f32_to_f16(float value)
     else if (magnitude >= 0x47800000) /* 65536 and up */
         half = 0x7c00;
     else if (magnitude < 0x38800000) /* subnormal: adding 1/2 rounds at the right bit */
-        half = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
+        half = bits_f32(from_bits_f32(magnitude) + 0.5f) - bits_f32(0.5f);
     else
         half = (magnitude - ((uint32_t)(127 - 15) << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
     return (uint16_t)(sign | half);
@@ -37,12 +37,12 @@ uint16_t cr_f32_to_f16(float value)
 
 float cr_bf16_to_f32(uint16_t bits)
 {
-    return float_of((uint32_t)bits << 16);
+    return from_bits_f32((uint32_t)bits << 16);
 }
 
 uint16_t cr_f32_to_bf16(float value)
 {
-    uint32_t bits = bits_of(value);
+    uint32_t bits = bits_f32(value);
     if ((bits & 0x7fffffff) > 0x7f800000)
         return (uint16_t)(bits >> 16 | 0x40);
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);

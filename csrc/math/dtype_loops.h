@@ -89,7 +89,7 @@ static void expand_bf16(float *CR_RESTRICT dst, const void *src, size_t blocks)
 {
     const uint8_t *bytes = src;
     for (size_t i = 0; i < blocks; i++)
-        dst[i] = float_of((uint32_t)load_u16(bytes + 2 * i) << 16);
+        dst[i] = from_bits_f32((uint32_t)load_u16(bytes + 2 * i) << 16);
 }
 
 /* ---- blocks of 32 -------------------------------------------------------- */

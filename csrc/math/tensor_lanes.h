@@ -17,26 +17,14 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "math/float_bits.h"
+
 #define SIN_LIMIT_f32 1.0e5f
 #define SIN_LIMIT_f64 1.0e6
 
 /* Adding it rounds to an integer, which is then also in the low bits. */
 #define ROUND_f32 0x1.8p23f
 #define ROUND_f64 0x1.8p52
-
-static inline uint32_t bits_f32(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static inline float from_bits_f32(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
 
 static inline uint64_t bits_f64(double x)
 {

@@ -1,12 +1,10 @@
 /* name_key.c: keys matched as peft/utils/other.py (get_pattern_key) does, by PCRE2. */
 #include "text/name_key.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
 #include <stdio.h>
 #include <string.h>
 
+#include "text/pcre.h"
 #include "text/shown.h"
 
 #define SHOWN(bytes) cr_show(bytes, strlen(bytes)).text
@@ -21,18 +19,6 @@ struct cr_name_key {
     pcre2_match_data *found;
 };
 
-static void *take_memory(PCRE2_SIZE bytes, void *unused)
-{
-    (void)unused;
-    return cr_alloc(bytes);
-}
-
-static void release_memory(void *block, void *unused)
-{
-    (void)unused;
-    cr_free(block);
-}
-
 void cr_name_key_free(cr_name_key *k)
 {
     if (!k)
@@ -46,27 +32,22 @@ void cr_name_key_free(cr_name_key *k)
 
 static int compile(cr_name_key *k, const char *pattern)
 {
-    pcre2_compile_context *context = pcre2_compile_context_create(k->memory);
-    if (!context)
-        return CR_ENOMEM;
     int reason;
-    PCRE2_SIZE offset;
-    k->code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_ANCHORED,
-                            &reason, &offset, context);
-    pcre2_compile_context_free(context);
-    if (k->code)
-        return CR_OK;
-    if (reason == PCRE2_ERROR_HEAP_FAILED)
-        return CR_ENOMEM;
+    size_t offset;
+    int code =
+        cr_pcre_compile(&k->code, k->memory, pattern, PCRE2_UTF | PCRE2_ANCHORED, &reason, &offset);
+    if (code != CR_EFORMAT)
+        return code;
     PCRE2_UCHAR text[128];
     pcre2_get_error_message(reason, text, sizeof text);
-    return cr_fail(CR_EARG, "\"%s\" is no regular expression: %s", SHOWN(k->text), (const char *)text);
+    return cr_fail(CR_EARG, "\"%s\" is no regular expression: %s", SHOWN(k->text),
+                   (const char *)text);
 }
 
 static int fill(cr_name_key *k)
 {
     size_t length = strlen(k->text) + sizeof "(.*\\.)?()$";
-    k->memory = pcre2_general_context_create(take_memory, release_memory, NULL);
+    k->memory = cr_pcre_memory();
     k->limits = k->memory ? pcre2_match_context_create(k->memory) : NULL;
     char *pattern = cr_alloc(length);
     if (!k->limits || !pattern) {
@@ -105,5 +86,6 @@ int cr_name_key_means(const cr_name_key *k, const char *name, bool *out)
         return CR_OK;
     if (found == PCRE2_ERROR_NOMEMORY)
         return cr_fail(CR_ENOMEM, "out of memory");
-    return cr_fail(CR_EARG, "\"%s\" takes too long to compare with %s", SHOWN(k->text), SHOWN(name));
+    return cr_fail(CR_EARG, "\"%s\" takes too long to compare with %s", SHOWN(k->text),
+                   SHOWN(name));
 }

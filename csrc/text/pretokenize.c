@@ -3,14 +3,12 @@
  */
 #include "text/pretokenize.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
 #include <stdio.h>
 #include <string.h>
 
-#include "text/shown.h"
 #include "base/utf8.h"
+#include "text/pcre.h"
+#include "text/shown.h"
 
 /* Members of a bracketed class. Ranges behind \p are what Unicode 15, 15.1 and
  * 16 added to Unicode 14 (PCRE2 10.40 to 10.42); with a newer PCRE2 they repeat
@@ -104,36 +102,17 @@ struct cr_pretokenizer {
     pcre2_code *code;
 };
 
-static void *take_memory(PCRE2_SIZE bytes, void *unused)
-{
-    (void)unused;
-    return cr_alloc(bytes);
-}
-
-static void release_memory(void *block, void *unused)
-{
-    (void)unused;
-    cr_free(block);
-}
-
 static int compile(cr_pretokenizer *pretokenizer, const cr_pretokenizer_rules *rules)
 {
-    pcre2_compile_context *context = pcre2_compile_context_create(pretokenizer->memory);
-    if (!context)
-        return CR_ENOMEM;
     int reason;
-    PCRE2_SIZE offset;
-    pretokenizer->code =
-        pcre2_compile((PCRE2_SPTR)rules->pattern, PCRE2_ZERO_TERMINATED,
-                      PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &reason, &offset, context);
-    pcre2_compile_context_free(context);
-    if (pretokenizer->code)
-        return CR_OK;
-    if (reason == PCRE2_ERROR_HEAP_FAILED)
-        return CR_ENOMEM;
+    size_t offset;
+    int code = cr_pcre_compile(&pretokenizer->code, pretokenizer->memory, rules->pattern,
+                               PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &reason, &offset);
+    if (code != CR_EFORMAT)
+        return code;
     return cr_fail(CR_EUNSUPPORTED,
                    "pre-tokenizer '%s': PCRE2 refuses its pattern at %zu (error %d)", rules->name,
-                   (size_t)offset, reason);
+                   offset, reason);
 }
 
 int cr_pretokenizer_create(cr_pretokenizer **out, const cr_pretokenizer_rules *rules)
@@ -142,7 +121,7 @@ int cr_pretokenizer_create(cr_pretokenizer **out, const cr_pretokenizer_rules *r
     cr_pretokenizer *made = cr_calloc(1, sizeof *made);
     if (!made)
         return CR_ENOMEM;
-    made->memory = pcre2_general_context_create(take_memory, release_memory, NULL);
+    made->memory = cr_pcre_memory();
     int code = made->memory ? compile(made, rules) : CR_ENOMEM;
     if (code < 0) {
         cr_pretokenizer_free(made);

@@ -39,6 +39,17 @@ function errors.failure(code, format, ...)
   return nil, select("#", ...) > 0 and format:format(...) or format, code
 end
 
+--- Runs steps that return something true or nil, message, code, up to the first failure.
+---@param steps (fun(): any, string?, string?)[]
+---@return true? ok, string? message, string? code
+function errors.in_order(steps)
+  for _, step in ipairs(steps) do
+    local ok, message, code = step()
+    if not ok then return nil, message, code end
+  end
+  return true
+end
+
 --- What happened where, as debug.traceback has it; the message alone in a host without that library.
 --- For xpcall.
 ---@param message any

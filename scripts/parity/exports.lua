@@ -11,15 +11,7 @@ local tiny_model = require "support.tiny_model"
 
 local fs = require("crucible.core").fs
 
-local function read(path)
-  local file <close> = assert(io.open(path, "rb"))
-  return file:read("a")
-end
-
-local function write(path, value)
-  local file <close> = assert(io.open(path, "wb"))
-  file:write(json.encode(value))
-end
+local function write(path, value) assert(fs.write_file(path, json.encode(value))) end
 
 local function logprobs(session, rows)
   local batch = {}
@@ -66,5 +58,5 @@ function actions.export(job)
   }
 end
 
-local job = assert(json.decode(read(arg[1])))
+local job = assert(json.decode((assert(fs.read_file(arg[1])))))
 write(job.out, actions[job["do"]](job))

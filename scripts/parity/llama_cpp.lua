@@ -6,15 +6,9 @@
 local crucible = require "crucible"
 local json = require "crucible.json"
 
-local function read(path)
-  local file <close> = assert(io.open(path, "rb"))
-  return file:read("a")
-end
+local fs = require("crucible.core").fs
 
-local function write(path, value)
-  local file <close> = assert(io.open(path, "wb"))
-  file:write(json.encode(value))
-end
+local function write(path, value) assert(fs.write_file(path, json.encode(value))) end
 
 -- Rows of `length` tokens from the text, `count` of them from place `first`.
 local function rows_of(ids, first, count, length)
@@ -103,5 +97,5 @@ function actions.margin(job)
   return { margin = scores[1][1] - scores[1][2] }
 end
 
-local job = assert(json.decode(read(arg[1])))
+local job = assert(json.decode((assert(fs.read_file(arg[1])))))
 write(job.out, actions[job["do"]](job))

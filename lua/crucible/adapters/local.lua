@@ -7,16 +7,7 @@ local model = require "crucible.model"
 local schema = require "crucible.schema"
 local session = require "crucible.adapters.local.session"
 
-local adapter = {
-  generate_id = experiment.generate_id,
-  create_experiment = experiment.create_experiment,
-  batch_dataset = experiment.batch_dataset,
-  format_training_data = experiment.format_training_data,
-  calculate_metrics = experiment.calculate_metrics,
-  validate_quality = experiment.validate_quality,
-  sampling_params = experiment.sampling_params,
-  checkpoint_name = experiment.checkpoint_name,
-}
+local adapter = experiment.adapter()
 
 local function check_shared(given)
   if not model.is(given.model) then

@@ -18,16 +18,7 @@ local schema = require "crucible.schema"
 local session = require "crucible.adapters.tinker.session"
 local suggest = require "crucible.suggest"
 
-local adapter = {
-  generate_id = experiment.generate_id,
-  create_experiment = experiment.create_experiment,
-  batch_dataset = experiment.batch_dataset,
-  format_training_data = experiment.format_training_data,
-  calculate_metrics = experiment.calculate_metrics,
-  validate_quality = experiment.validate_quality,
-  sampling_params = experiment.sampling_params,
-  checkpoint_name = experiment.checkpoint_name,
-}
+local adapter = experiment.adapter()
 
 --- What lora.create_session takes besides for this engine.
 adapter.session_options = {

@@ -20,13 +20,13 @@ checkpoints.optimizer_file = "optimizer.safetensors"
 
 local FORMAT = 1
 
--- Runs steps that return true or nil, message, code, up to the first failure.
-local function in_order(steps)
-  for _, step in ipairs(steps) do
-    local ok, message, code = step()
-    if not ok then return nil, message, code end
+--- Raises where a name cannot be that of a checkpoint's folder.
+---@param caller string  for the error
+---@param name string
+function checkpoints.check_name(caller, name)
+  if type(name) ~= "string" or not name:find "^[%w_%-][%w_%-%.]*$" then
+    errors.raise("%s: a name is letters, digits, '_', '-' and '.', got %s", caller, schema.show(name))
   end
-  return true
 end
 
 -- ---- writing -------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ local function replace(from, to, aside)
     table.insert(steps, 1, function() return remove_if_there(aside) end)
     table.insert(steps, 2, function() return fs.rename(to, aside) end)
   end
-  return in_order(steps)
+  return errors.in_order(steps)
 end
 
 --- Writes a checkpoint: `fill(folder)` writes its files into a folder that no reader looks at,
@@ -75,7 +75,7 @@ end
 function checkpoints.write(folder, name, state, fill)
   local draft = paths.join(folder, ".writing-" .. name)
   local final = paths.join(folder, name)
-  local ok, message, code = in_order {
+  local ok, message, code = errors.in_order {
     function() return fs.make_folder(folder) end,
     function() return remove_if_there(draft) end,
     function() return fs.make_folder(draft) end,
@@ -253,7 +253,7 @@ end
 
 local function remove(folder, checkpoint)
   local aside = paths.join(folder, ".pruned-" .. checkpoint.name)
-  return in_order {
+  return errors.in_order {
     function() return remove_if_there(aside) end,
     function() return fs.rename(checkpoint.path, aside) end,
     function() return fs.remove_tree(aside) end,

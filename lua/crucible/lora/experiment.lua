@@ -8,6 +8,19 @@ local utc = require "crucible.utc"
 
 local experiment = {}
 
+--- The beginning of an adapter's table: the functions of the contract that are here.
+---@return table
+function experiment.adapter()
+  local adapter = {}
+  for _, name in ipairs {
+    "generate_id", "create_experiment", "batch_dataset", "format_training_data", "calculate_metrics",
+    "validate_quality", "sampling_params", "checkpoint_name",
+  } do
+    adapter[name] = experiment[name]
+  end
+  return adapter
+end
+
 --- Now, in UTC, as ISO 8601.
 ---@return string
 function experiment.now() return utc.text() end

@@ -60,15 +60,6 @@ export.options = schema.new("session:export", {
 
 -- ---- common ------------------------------------------------------------------------------------------
 
--- Runs steps that return something true or nil, message, code, up to the first failure.
-local function in_order(steps)
-  for _, step in ipairs(steps) do
-    local ok, message, code = step()
-    if not ok then return nil, message, code end
-  end
-  return true
-end
-
 local function bytes_of(path)
   local total = 0
   local names = paths.is_folder(path) and fs.list(path)
@@ -105,7 +96,7 @@ function writers.gguf(session, path, given)
       .. "export as merged-gguf or merged-safetensors, or as peft")
   end
   local type = given.type and given.type ~= "base" and given.type or "f32"
-  local ok, message, code = in_order {
+  local ok, message, code = errors.in_order {
     function() return make_parent(path) end,
     function()
       return session.core:save_gguf_adapter(path, {
@@ -138,7 +129,7 @@ end
 
 -- Puts the draft at its place. A folder cannot be renamed over another one.
 local function publish(draft, path)
-  return in_order {
+  return errors.in_order {
     function() return not paths.is_folder(path) or fs.remove_tree(path) end,
     function() return fs.rename(draft, path) end,
   }
@@ -224,7 +215,7 @@ end
 -- Fills a draft, looks at it, publishes it; removes it on any failure.
 local function by_draft(session, path, given, fill, finish)
   local draft, found = draft_of(path), nil
-  local ok, message, code = in_order {
+  local ok, message, code = errors.in_order {
     function() return check_target(session, path, given) end,
     function() return make_parent(path) end,
     function() return fs.remove_tree(draft) end,
@@ -306,7 +297,7 @@ local rebuilt = "config.json and tokenizer.json were made from the GGUF file, wh
 local function fill_folder(session, draft, type, from, given)
   local model = session.model
   local notes = { "format", "pt", "crucible.base_sha256", from.base_sha256, "crucible.lora_sha256", from.lora_sha256 }
-  return in_order {
+  return errors.in_order {
     function() return fs.make_folder(draft) end,
     function()
       if paths.is_folder(model.path) then return copy_companions(model.path, draft, type) end

@@ -3,6 +3,7 @@
 local errors = require "crucible.errors"
 local fs = require "crucible.fs"
 local json = require "crucible.json"
+local supervised = require "crucible.losses.supervised"
 
 local gate = {}
 
@@ -36,14 +37,6 @@ local gate = {}
 local SHOWN = 5 -- rows that a message names
 
 -- ---- faults of datums --------------------------------------------------------------------------
-
-local function supervised(datum)
-  local count = 0
-  for _, weight in ipairs(datum.weights) do
-    if weight ~= 0 then count = count + 1 end
-  end
-  return count
-end
 
 local function unsupervised_reason(row)
   if row and row.messages then return "has no supervised token: none of its messages is trained, or they are empty" end

@@ -1,7 +1,6 @@
 -- A session of the local engine: one base model, one lora, its optimiser state and its random
 -- numbers, over crucible.core.
 local checkpoints = require "crucible.lora.checkpoints"
-local choice_lists = require "crucible.lora.choices"
 local errors = require "crucible.errors"
 local export = require "crucible.lora.export"
 local experiment = require "crucible.lora.experiment"
@@ -16,6 +15,7 @@ local paths = require "crucible.paths"
 local patterns = require "crucible.lora.patterns"
 local peft = require "crucible.lora.peft"
 local predictions = require "crucible.lora.predictions"
+local prompt_lists = require "crucible.lora.prompts"
 local schema = require "crucible.schema"
 
 ---@class crucible.Session
@@ -238,16 +238,10 @@ end
 ---@return crucible.lora.Completion[]? completions, string? message, string? code
 function Session:sample(prompts, params, on_token, choices)
   handle(self)
-  if type(prompts) == "string" then prompts = { prompts } end
-  if type(prompts) ~= "table" then
-    errors.raise("session:sample: expected a list of prompts, got %s", schema.show(prompts))
-  end
-  if on_token ~= nil and not schema.callable.read(on_token) then
-    errors.raise("session:sample: on_token must be a function, got %s", schema.show(on_token))
-  end
-  local ids = {}
-  for i, prompt in ipairs(prompts) do ids[i] = self.tokenizer:prompt_ids(prompt) end
-  local continuations = choices and choice_lists.ids(self.tokenizer, "session:sample", prompts, choices)
+  prompts = prompt_lists.list("session:sample", prompts)
+  prompt_lists.check_listener("session:sample", on_token)
+  local ids = prompt_lists.ids(self.tokenizer, prompts)
+  local continuations = choices and prompt_lists.choices(self.tokenizer, "session:sample", prompts, choices)
   return generation.sample(self, ids, experiment.sampling_params(params), on_token, continuations)
 end
 
@@ -264,9 +258,8 @@ local score_options = schema.new("session:score", {
 ---@return number[][]? scores, string? message, string? code
 function Session:score(prompts, choices, options)
   local given = score_options:resolve(options)
-  local continuations = choice_lists.ids(self.tokenizer, "session:score", prompts, choices)
-  local ids = {}
-  for i, prompt in ipairs(prompts) do ids[i] = self.tokenizer:prompt_ids(prompt) end
+  local continuations = prompt_lists.choices(self.tokenizer, "session:score", prompts, choices)
+  local ids = prompt_lists.ids(self.tokenizer, prompts)
   if #ids == 0 then return {} end
   return handle(self):score(ids, continuations, { base = given.base })
 end
@@ -351,9 +344,7 @@ local save_options = schema.new("session:save_checkpoint", {
 function Session:save_checkpoint(name, options)
   local given = save_options:resolve(options)
   handle(self)
-  if type(name) ~= "string" or not name:find("^[%w_%-][%w_%-%.]*$") then
-    errors.raise("session:save_checkpoint: a name is letters, digits, '_', '-' and '.', got %s", schema.show(name))
-  end
+  checkpoints.check_name("session:save_checkpoint", name)
   local state, message, code = state_of(self, given.loop)
   if not state then return nil, message, code end
   local path

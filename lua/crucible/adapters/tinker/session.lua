@@ -1,7 +1,6 @@
 -- A session on a server of the Tinker API: one model there, with its lora, gradients and moments, behind
 -- lora.adapter's contract.
 local checkpoints = require "crucible.lora.checkpoints"
-local choice_lists = require "crucible.lora.choices"
 local config = require "crucible.lora.config"
 local errors = require "crucible.errors"
 local experiment = require "crucible.lora.experiment"
@@ -15,6 +14,7 @@ local passes = require "crucible.adapters.tinker.passes"
 local paths = require "crucible.paths"
 local peft = require "crucible.lora.peft"
 local predictions = require "crucible.lora.predictions"
+local prompt_lists = require "crucible.lora.prompts"
 local reduction = require "crucible.adapters.tinker.reduction"
 local rows = require "crucible.adapters.tinker.rows"
 local sampling = require "crucible.adapters.tinker.sampling"
@@ -324,12 +324,6 @@ Session.gradients = no_gradients "gradients"
 
 -- ---- sampling ------------------------------------------------------------------------------
 
-local function prompt_ids(self, prompts)
-  local ids = {}
-  for i, prompt in ipairs(prompts) do ids[i] = self.tokenizer:prompt_ids(prompt) end
-  return ids
-end
-
 -- Rows of prompt and choice, with weight on the choice alone.
 local function choice_batch(ids, continuations)
   local batch = {}
@@ -373,15 +367,10 @@ end
 ---@return crucible.lora.Completion[]? completions, string? message, string? code
 function Session:sample(prompts, params, on_token, choices)
   check_open(self)
-  if type(prompts) == "string" then prompts = { prompts } end
-  if type(prompts) ~= "table" then
-    errors.raise("session:sample: expected a list of prompts, got %s", schema.show(prompts))
-  end
-  if on_token ~= nil and not schema.callable.read(on_token) then
-    errors.raise("session:sample: on_token must be a function, got %s", schema.show(on_token))
-  end
-  local ids, given = prompt_ids(self, prompts), experiment.sampling_params(params)
-  local continuations = choices and choice_lists.ids(self.tokenizer, "session:sample", prompts, choices)
+  prompts = prompt_lists.list("session:sample", prompts)
+  prompt_lists.check_listener("session:sample", on_token)
+  local ids, given = prompt_lists.ids(self.tokenizer, prompts), experiment.sampling_params(params)
+  local continuations = choices and prompt_lists.choices(self.tokenizer, "session:sample", prompts, choices)
   if #ids == 0 then return {} end
   local completions, message, code = sampling.sample(self, ids, given, on_token)
   if not completions or not continuations then return completions, message, code end
@@ -405,8 +394,8 @@ function Session:score(prompts, choices, options)
   local given = score_options:resolve(options)
   check_open(self)
   if #prompts == 0 then return {} end
-  local continuations = choice_lists.ids(self.tokenizer, "session:score", prompts, choices)
-  return score_ids(self, prompt_ids(self, prompts), continuations, given.base)
+  local continuations = prompt_lists.choices(self.tokenizer, "session:score", prompts, choices)
+  return score_ids(self, prompt_lists.ids(self.tokenizer, prompts), continuations, given.base)
 end
 
 -- ---- states and files ------------------------------------------------------------------------
@@ -434,9 +423,7 @@ local save_options = schema.new("session:save_checkpoint", {
 function Session:save_checkpoint(name, options)
   local given = save_options:resolve(options)
   check_open(self)
-  if type(name) ~= "string" or not name:find "^[%w_%-][%w_%-%.]*$" then
-    errors.raise("session:save_checkpoint: a name is letters, digits, '_', '-' and '.', got %s", schema.show(name))
-  end
+  checkpoints.check_name("session:save_checkpoint", name)
   local path, message, code = self.lane:add(self.lane:save_operation(name)):wait()
   if not path then return nil, message, code end
   local state = state_of(self, path, given.loop)
